@@ -1,0 +1,14 @@
+"""Layers: modules that own the parameters of the operators, and conversions to them."""
+
+from .convert import Conversion, convert_to_ibn, fuse_norm_act
+from .ibn_norm import IBN, BatchNormAct2d, IBNAct2d, InstanceNormAct2d
+
+__all__ = [
+    "IBN",
+    "BatchNormAct2d",
+    "Conversion",
+    "IBNAct2d",
+    "InstanceNormAct2d",
+    "convert_to_ibn",
+    "fuse_norm_act",
+]

@@ -1,0 +1,432 @@
+"""Instance-batch normalization with residual and activation in one pass.
+
+    z = x + residual                                          (residual_first)
+    n = (z - mean) * rsqrt(var + eps) * weight + bias
+    y = act(n)   or   act(n + residual)                       (residual after the norm)
+
+Instance channels (a contiguous range at the start or the end) take mean and var over their own
+image, in training and in evaluation; the rest takes them over the batch, in evaluation from the
+running statistics. Statistics are [N, C], so that groups between one image and the batch need no
+new kernel.
+
+Source: Pan et al., ECCV 2018, https://arxiv.org/abs/1807.09441. Differs: the range is given, not
+inferred; the official layers split into equal pieces and fail for odd widths and single pixels.
+"""
+
+import difflib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._kernels import KERNEL_DTYPES, fall_back, lib, register, why_no_kernel
+
+ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")  # the index is the code in csrc/ibn_norm
+
+_PARAMETERS = "Tensor? in_weight, Tensor? in_bias, Tensor? bn_weight, Tensor? bn_bias"
+_LAYOUT = "int instance_channels, bool instance_last, bool residual_first"
+lib.define(
+    f"ibn_norm(Tensor x, {_PARAMETERS}, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+    f"Tensor(c!)? num_batches_tracked, Tensor? residual, {_LAYOUT}, str act, float slope, "
+    "bool training, float? momentum, float eps) -> Tensor"
+)
+lib.define(
+    f"ibn_norm_forward(Tensor x, {_PARAMETERS}, Tensor? running_mean, Tensor? running_var, "
+    f"Tensor? residual, {_LAYOUT}, int act, float slope, bool batch_stats, bool keep_mask, "
+    "float eps) -> (Tensor y, Tensor mean, Tensor var, Tensor mask)"
+)
+lib.define(
+    f"ibn_norm_backward(Tensor dy, Tensor x, {_PARAMETERS}, Tensor? residual, Tensor mean, "
+    f"Tensor var, Tensor mask, {_LAYOUT}, int act, float slope, bool batch_stats, "
+    "bool residual_grad, float eps) -> (Tensor dx, Tensor d_in_weight, Tensor d_in_bias, "
+    "Tensor d_bn_weight, Tensor d_bn_bias, Tensor d_residual)"
+)
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Statistics and parameters are float64 for float64 x, float32 for all else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x, [N, C, *spatial], is dense with the channels innermost and not also contiguous."""
+    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
+def dense_like(x: Tensor, like: Tensor) -> Tensor:
+    """x with the strides of the dense tensor `like`, of the same shape."""
+    if x.stride() == like.stride():
+        return x
+    if like.is_contiguous():
+        return x.contiguous()
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _activate(x: Tensor, act: str, slope: float) -> Tensor:
+    if act == "relu":
+        return F.relu(x)
+    if act == "leaky_relu":
+        return F.leaky_relu(x, slope)
+    return F.silu(x) if act == "silu" else x
+
+
+def ibn_norm_reference(
+    x: Tensor,
+    in_weight: Tensor | None,
+    in_bias: Tensor | None,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    residual: Tensor | None,
+    instance_channels: int,
+    instance_last: bool,
+    residual_first: bool,
+    act: str,
+    slope: float,
+    batch_stats: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The definition in PyTorch's own norms: y and the batch's mean and unbiased var, [C - instance].
+
+    Without batch statistics the last two are empty. Differentiable to any order.
+    """
+    batch_channels = x.shape[1] - instance_channels
+    z = x.to(statistics_dtype(x))
+    mean = var = z.new_zeros(batch_channels if batch_stats else 0)
+    if residual is not None and residual_first:
+        z = z + residual
+    start = batch_channels if instance_last else 0
+    batch_start = 0 if instance_last else instance_channels
+    parts = []
+    if instance_channels and z.numel() > 0:
+        part = z.narrow(1, start, instance_channels)
+        args = (None, None, True, 0.0, eps, False)
+        parts.append(torch.instance_norm(part, in_weight, in_bias, *args))
+    if batch_channels and z.numel() > 0:
+        part = z.narrow(1, batch_start, batch_channels)
+        if batch_stats:  # momentum 1 leaves exactly the batch's own statistics in the buffers
+            mean, var = z.new_zeros(batch_channels), z.new_zeros(batch_channels)
+            args = (mean, var, True, 1.0, eps, False)
+        else:
+            args = (running_mean, running_var, False, 0.0, eps, False)
+        parts.append(torch.batch_norm(part, bn_weight, bn_bias, *args))
+        if batch_stats and z.numel() == z.shape[1]:
+            var = torch.zeros_like(var)  # the unbiased variance of one value is 0 / 0
+    if parts:
+        y = torch.cat(parts[::-1] if instance_last else parts, 1) if len(parts) > 1 else parts[0]
+    else:
+        y = z  # an empty batch
+    if residual is not None and not residual_first:
+        y = y + residual
+    return dense_like(_activate(y, act, slope).to(x.dtype), x), mean, var
+
+
+def _check(
+    x: Tensor,
+    parameters: dict[str, tuple[Tensor | None, int]],
+    residual: Tensor | None,
+    instance_channels: int,
+    act: str,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> None:
+    if not 3 <= x.dim() <= 5:
+        raise ValueError(
+            f"x must be [N, C, *spatial] with 1 to 3 spatial axes, got shape {tuple(x.shape)}"
+        )
+    if x.dtype not in KERNEL_DTYPES:
+        raise TypeError(f"x must be float32, float16, bfloat16 or float64, got {x.dtype}")
+    if not 0 <= instance_channels <= x.shape[1]:
+        raise ValueError(
+            f"instance_channels must lie in [0, C={x.shape[1]}], got {instance_channels}"
+        )
+    for name, (value, channels) in parameters.items():
+        if value is None:
+            continue
+        if value.dim() != 1 or value.shape[0] != channels:
+            raise ValueError(f"{name} must have shape [{channels}], got {tuple(value.shape)}")
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+        if value.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
+    if (parameters["running_mean"][0] is None) != (parameters["running_var"][0] is None):
+        raise ValueError("running_mean and running_var must be given together, got only one")
+    if residual is not None:
+        if residual.shape != x.shape:
+            raise ValueError(
+                f"residual must have the shape of x, {tuple(x.shape)}, got {tuple(residual.shape)}"
+            )
+        if residual.device != x.device:
+            raise ValueError(
+                f"residual must be on the device of x, {x.device}, got {residual.device}"
+            )
+    if act not in ACTIVATIONS:
+        near = difflib.get_close_matches(act, ACTIVATIONS, 1, 0.0)[0]
+        raise KeyError(f"act must be one of {', '.join(ACTIVATIONS)}; got {act!r}, nearest {near!r}")
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
+    if eps < 0:
+        raise ValueError(f"eps must not be negative, got {eps}")
+
+
+def _move_running(
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float | None,
+) -> None:
+    """running += (batch - running) * momentum; None is the cumulative average."""
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    for running, batch in ((running_mean, mean), (running_var, var)):
+        batch = batch.detach().to(running.dtype)
+        if momentum is not None:
+            running.lerp_(batch, momentum)
+        elif num_batches_tracked is not None:
+            running.lerp_(batch, num_batches_tracked.to(running.dtype).reciprocal())
+
+
+def ibn_norm_entry(
+    x: Tensor,
+    in_weight: Tensor | None,
+    in_bias: Tensor | None,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    residual: Tensor | None,
+    instance_channels: int,
+    instance_last: bool,
+    residual_first: bool,
+    act: str,
+    slope: float,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """Body of the operator: checks, chooses kernel or definition, moves the running statistics."""
+    batch_channels = x.shape[1] - instance_channels if x.dim() > 1 else 0
+    parameters = {
+        "in_weight": (in_weight, instance_channels),
+        "in_bias": (in_bias, instance_channels),
+        "bn_weight": (bn_weight, batch_channels),
+        "bn_bias": (bn_bias, batch_channels),
+        "running_mean": (running_mean, batch_channels),
+        "running_var": (running_var, batch_channels),
+    }
+    _check(x, parameters, residual, instance_channels, act, training, momentum, eps)
+    batch_stats = training or running_mean is None
+    dtype = statistics_dtype(x)
+    values = [None if v is None else v.to(dtype) for v, _ in parameters.values()]
+    if residual is not None and residual.dtype != x.dtype:
+        residual = residual.to(x.dtype)
+    reason = why_no_kernel("ibn_norm_forward", x)
+    if reason:
+        fall_back("ibn_norm", reason)
+        y, mean, var = ibn_norm_reference(
+            x, *values, residual, instance_channels, instance_last, residual_first, act, slope,
+            batch_stats, eps,
+        )  # fmt: skip
+    else:
+        if not x.is_contiguous() and not is_channels_last(x):
+            x = x.contiguous()
+        if residual is not None:
+            residual = dense_like(residual, x)
+        inputs = (x, residual, *values[:4])
+        needs_grad = torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in inputs
+        )
+        code = ACTIVATIONS.index(act)
+        y, all_mean, all_var, _ = torch.ops.ibnvision.ibn_norm_forward(
+            x, *values, residual, instance_channels, instance_last, residual_first, code, slope,
+            batch_stats, needs_grad, eps,
+        )  # fmt: skip
+        start = 0 if instance_last else instance_channels
+        if training and running_mean is not None and x.numel() > 0:
+            count = x.numel() // x.shape[1]
+            mean = all_mean[0].narrow(0, start, batch_channels)
+            var = all_var[0].narrow(0, start, batch_channels) * (count / max(count - 1, 1))
+    if training and running_mean is not None and running_var is not None and x.numel() > 0:
+        _move_running(running_mean, running_var, num_batches_tracked, mean, var, momentum)
+    return y
+
+
+def ibn_norm(
+    x: Tensor,
+    in_weight: Tensor | None,
+    in_bias: Tensor | None,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None = None,
+    residual: Tensor | None = None,
+    instance_channels: int = 0,
+    instance_last: bool = False,
+    residual_first: bool = False,
+    act: str = "none",
+    slope: float = 0.01,
+    training: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalize x, add a residual and activate, in one pass; in training move the running statistics.
+
+    Args:
+        x: [N, C, *spatial] with 1 to 3 spatial axes; float32, float16, bfloat16 or float64,
+            contiguous or channels_last (any other layout is copied to contiguous).
+        in_weight, in_bias: [instance_channels], or None for 1 and 0.
+        bn_weight, bn_bias: [C - instance_channels], or None for 1 and 0.
+        running_mean, running_var: [C - instance_channels], moved in place in training with the
+            unbiased variance; None uses batch statistics always.
+        num_batches_tracked: int64 scalar, counted up in training; None does not count.
+        residual: of x's shape, cast to x's dtype.
+        instance_channels: how many channels are instance-normalized, 0 to C.
+        instance_last: whether those are the last channels (DenseNet) or the first (ResNet).
+        residual_first: add the residual before the norm instead of after it.
+        act: none, relu, leaky_relu or silu; slope is leaky_relu's.
+        training: whether batch channels use the batch's statistics.
+        momentum: of the running statistics; None is the cumulative average.
+        eps: added to the variance.
+
+    Returns:
+        y in the shape, dtype and memory format of x. One value per group gives the bias.
+
+    Raises:
+        ValueError: a shape, device or range that does not hold.
+        TypeError: a dtype that is not listed.
+        KeyError: an unknown activation.
+    """
+    return torch.ops.ibnvision.ibn_norm(
+        x,
+        in_weight,
+        in_bias,
+        bn_weight,
+        bn_bias,
+        running_mean,
+        running_var,
+        num_batches_tracked,
+        residual,
+        instance_channels,
+        instance_last,
+        residual_first,
+        act,
+        slope,
+        training,
+        momentum,
+        eps,
+    )
+
+
+def _keeps_mask(residual: Tensor | None, residual_first: bool, act: int) -> bool:
+    """After an added residual the sign of the sum is kept as one bit instead of the residual."""
+    return residual is not None and not residual_first and ACTIVATIONS[act] in ("relu", "leaky_relu")
+
+
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    x, *parameters = inputs[:5]
+    residual, *layout, act, slope, batch_stats, _, eps = inputs[7:]
+    _, mean, var, mask = output
+    recomputed = residual is not None and (layout[2] or ACTIVATIONS[act] == "silu")
+    ctx.save_for_backward(x, *parameters, residual if recomputed else None, mean, var, mask)
+    ctx.options = (*layout, act, slope, batch_stats)
+    ctx.has_residual, ctx.eps = residual is not None, eps
+    ctx.mark_non_differentiable(mean, var, mask)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 16
+    x, *parameters, residual, mean, var, mask = ctx.saved_tensors
+    residual_first, act = ctx.options[2], ctx.options[3]
+    dy = dense_like(dy, x)
+    wants = ctx.has_residual and ctx.needs_input_grad[7]
+    from_kernel = wants and not residual_first and act != 0
+    dx, *gradients, d_residual = torch.ops.ibnvision.ibn_norm_backward(
+        dy, x, *parameters, residual, mean, var, mask, *ctx.options, from_kernel, ctx.eps
+    )
+    if wants and not from_kernel:
+        d_residual = dx if residual_first else dy
+    gradients = [None if p is None else g for p, g in zip(parameters, gradients, strict=True)]
+    return (dx, *gradients, None, None, d_residual if wants else None, *(8 * [None]))
+
+
+def _mask_shape(x: Tensor) -> tuple[int, int]:
+    """One bit an element, each row of memory ([N, C] or [N, *spatial]) padded to whole bytes."""
+    row = x.shape[1] if is_channels_last(x) else x[0, 0].numel()
+    return x.numel() // row if x.numel() else 0, (row + 7) // 8
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
+
+
+def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    residual, _, _, residual_first, act, _, _, keep_mask, _ = rest[6:]
+    x = _dense(x)
+    mean = x.new_empty((x.shape[0], x.shape[1]), dtype=statistics_dtype(x))
+    kept = keep_mask and _keeps_mask(residual, residual_first, act)
+    mask = x.new_empty(_mask_shape(x) if kept else (0,), dtype=torch.uint8)
+    return torch.empty_like(x), mean, torch.empty_like(mean), mask
+
+
+def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    instance, residual_grad = rest[8], rest[14]
+    x = _dense(x)
+    sizes = (instance, instance, x.shape[1] - instance, x.shape[1] - instance)
+    gradients = [x.new_empty((size,), dtype=statistics_dtype(x)) for size in sizes]
+    d_residual = torch.empty_like(x) if residual_grad else x.new_empty((0,))
+    return (torch.empty_like(x), *gradients, d_residual)
+
+
+register(
+    "ibn_norm",
+    entry=ibn_norm_entry,
+    backward=_backward,
+    setup_context=_setup_context,
+    fake_forward=_fake_forward,
+    fake_backward=_fake_backward,
+)
+
+
+def example_inputs(
+    *shape: int,
+    split: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    channels_last: bool = False,
+    residual: bool = False,
+    seed: int = 0,
+) -> tuple[Any, ...]:
+    """x of `shape`, its parameters and buffers, as positional arguments of `ibn_norm` up to `split`."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = shape[1]
+    split = channels // 2 if split is None else split
+
+    def draw(*size: int, like: torch.dtype = dtype) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64).to(device, like)
+
+    def dense(t: Tensor) -> Tensor:
+        return t.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else t
+
+    param = torch.float64 if dtype == torch.float64 else torch.float32
+    rest = channels - split
+    return (
+        dense(draw(*shape) * 2 + 1),
+        draw(split, like=param),
+        draw(split, like=param),
+        draw(rest, like=param),
+        draw(rest, like=param),
+        draw(rest, like=param),
+        draw(rest, like=param).abs() + 0.5,
+        torch.zeros((), dtype=torch.int64, device=device),
+        dense(draw(*shape)) if residual else None,
+        split,
+    )

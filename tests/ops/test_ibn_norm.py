@@ -1,0 +1,261 @@
+"""Facts of the mathematics of ibn_norm: statistics, limits, buffers, memory and bad input."""
+
+import pytest
+import torch
+
+from ibnvision.ops import ibn_norm, reference_ops, why_no_kernel
+from ibnvision.ops.ibn_norm import example_inputs
+from ibnvision.testing import DEVICES, assert_close
+
+pytestmark = pytest.mark.filterwarnings("ignore:ibn_norm runs as plain PyTorch")
+
+
+def official(x, in_w, in_b, bn_w, bn_b, split, last, eps=1e-5):
+    """The published layer's formula, in float64."""
+    x = x.double()
+    axes = tuple(range(2, x.dim()))
+    a, b = (x[:, -split:], x[:, :-split]) if last else (x[:, :split], x[:, split:])
+    shape = (1, -1) + (1,) * len(axes)
+
+    def norm(t, dims, w, bias):
+        mean = t.mean(dims, keepdim=True)
+        var = (t - mean).square().mean(dims, keepdim=True)
+        return (t - mean) / (var + eps).sqrt() * w.double().view(shape) + bias.double().view(shape)
+
+    parts = [norm(a, axes, in_w, in_b), norm(b, (0, *axes), bn_w, bn_b)]
+    return torch.cat(parts[::-1] if last else parts, 1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("split", [1, 3, 5])
+def test_official_formula(split, last, device):
+    x, *parameters, _, _, _, _, _ = example_inputs(3, 7, 5, 4, split=split, device=device)
+    y = ibn_norm(x, *parameters, None, None, instance_channels=split, instance_last=last)
+    assert_close(y, official(x, *parameters, split, last), torch.float32)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("split", [0, 6])
+def test_no_and_all_instance_channels(split, device):
+    x, w, b, bn_w, bn_b, *_ = example_inputs(3, 6, 5, 4, split=split, device=device)
+    y = ibn_norm(x, w, b, bn_w, bn_b, None, None, instance_channels=split)
+    if split:
+        want = torch.nn.functional.instance_norm(x.double(), weight=w.double(), bias=b.double())
+    else:
+        args = (x.double(), None, None, bn_w.double(), bn_b.double(), True)
+        want = torch.nn.functional.batch_norm(*args)
+    assert_close(y, want, torch.float32)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("offset", [1e3, -1e3])
+def test_statistics_far_from_zero(offset, channels_last, device):
+    """|mean| = 1000 std: a sum-of-squares variance would lose every digit of float32."""
+    x, *parameters, mean, var, count, _, split = example_inputs(2, 8, 64, 64, device=device)
+    x = x / x.std() + offset
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    y = ibn_norm(x, *parameters, mean, var, count, None, split)
+    want = official(x, *parameters, split, False)
+    # float32 holds the mean to 3e-5 standard deviations, whatever the algorithm
+    assert (y.double() - want).abs().max() < 3e-4
+    batch_var = x[:, split:].double().var((0, 2, 3))
+    moved = (var.double() - 0.9 * example_inputs(2, 8, 64, 64, device=device)[6].double()) / 0.1
+    assert_close(moved, batch_var, torch.float16)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_an_outlier_in_the_first_values_does_not_spoil_the_variance(channels_last, device):
+    x = torch.randn(1, 4, 80, 80, device=device) + 100
+    x[..., 0, :16] = -1e4
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    y = ibn_norm(x, None, None, None, None, None, None, instance_channels=4)
+    assert_close(y, torch.nn.functional.instance_norm(x.double()), torch.float16)
+
+
+def test_single_pixel_gives_the_bias():
+    x, in_w, in_b, bn_w, bn_b, mean, var, count, _, split = example_inputs(1, 6, 1, 1)
+    y = ibn_norm(x, in_w, in_b, bn_w, bn_b, mean, var, count, None, split)
+    assert torch.equal(y.flatten(), torch.cat([in_b, bn_b]))
+    assert torch.isfinite(var).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 6, 0, 4)])
+def test_empty_batch(shape):
+    x, *parameters, mean, var, count, _, split = example_inputs(*shape)
+    before = mean.clone()
+    leaves = [t.requires_grad_() for t in (x, *parameters)]
+    y = ibn_norm(*leaves, mean, var, count, None, split)
+    y.sum().backward()
+    assert y.shape == shape and torch.equal(mean, before) and count == 0
+    assert all(t.grad is not None and not t.grad.any() for t in leaves)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
+def test_running_statistics(momentum):
+    made = example_inputs(3, 6, 5, 4)
+    x, *parameters, mean, var, count, _, split = made
+    bn = torch.nn.BatchNorm2d(3, momentum=momentum)
+    bn.running_mean.copy_(mean), bn.running_var.copy_(var)
+    for scale in (1.0, 2.0, -3.0):
+        bn(scale * x[:, split:])
+        ibn_norm(scale * x, *parameters, mean, var, count, None, split, momentum=momentum)
+    assert_close(mean, bn.running_mean), assert_close(var, bn.running_var)
+    assert count == bn.num_batches_tracked == 3
+
+
+def test_evaluation_keeps_instance_statistics():
+    x, *parameters, mean, var, count, _, split = example_inputs(3, 6, 5, 4)
+    y = ibn_norm(x, *parameters, mean, var, count, None, split, training=False)
+    train = ibn_norm(x, *parameters, None, None, None, None, split)
+    assert_close(y[:, :split], train[:, :split])
+    args = (x[:, split:], mean, var, parameters[2], parameters[3])
+    assert_close(y[:, split:], torch.nn.functional.batch_norm(*args))
+    assert count == 0
+
+
+def test_low_precision_buffers_and_parameters():
+    x, *rest, count, _, split = example_inputs(3, 6, 5, 4, dtype=torch.bfloat16)
+    low = [t.bfloat16() for t in rest]
+    y = ibn_norm(x, *low, count, None, split)
+    want = official(x, *(t.float() for t in low[:4]), split, False)
+    assert y.dtype == torch.bfloat16 and low[4].dtype == torch.bfloat16
+    assert_close(y, want, torch.bfloat16)
+
+
+def test_autocast_leaves_the_dtype_of_x():
+    x, *parameters, mean, var, count, _, split = example_inputs(2, 6, 5, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = ibn_norm(x, *parameters, mean, var, count, x.float(), split, act="relu")
+        wide = ibn_norm(x.float(), *parameters, mean, var, count, None, split)
+    assert y.dtype == torch.bfloat16 and wide.dtype == torch.float32
+
+
+@pytest.mark.skipif(bool(why_no_kernel("ibn_norm_forward", torch.ones(1))), reason="needs the kernel")
+@pytest.mark.parametrize("residual, bits", [(False, 0), (True, 1)])
+def test_backward_keeps_x_and_one_bit_at_most(residual, bits):
+    x, *parameters, mean, var, count, added, split = example_inputs(4, 32, 16, 16, residual=residual)
+    kept = {}
+    x.requires_grad_()
+
+    def pack(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        ibn_norm(x, *parameters, mean, var, count, added, split, act="relu")
+    large = sum(size for size in kept.values() if size >= x.numel() // 8)
+    assert large == x.nbytes + bits * x.numel() // 8
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(instance_channels=9), ValueError, r"instance_channels must lie in \[0, C=6\], got 9"),
+        (dict(x=torch.ones(2, 6)), ValueError, "1 to 3 spatial axes, got shape"),
+        (dict(x=torch.ones(2, 6, 4, 4, dtype=torch.int32)), TypeError, "x must be float32.*int32"),
+        (dict(in_weight=torch.ones(2)), ValueError, r"in_weight must have shape \[3\], got \(2,\)"),
+        (dict(running_var=None), ValueError, "running_mean and running_var must be given together"),
+        (dict(residual=torch.ones(2, 6, 4, 5)), ValueError, "residual must have the shape of x"),
+        (dict(act="rellu"), KeyError, "got 'rellu', nearest 'relu'"),
+        (dict(momentum=1.5), ValueError, r"momentum must lie in \[0, 1\] or be None, got 1.5"),
+        (dict(eps=-1.0), ValueError, "eps must not be negative, got -1.0"),
+        (dict(bn_bias=torch.ones(3, dtype=torch.int64)), TypeError, "bn_bias must be a floating"),
+        (dict(bn_bias=torch.ones(3, device="meta")), ValueError, "bn_bias must be on the device of x"),
+    ],
+    ids=lambda v: str(next(iter(v))) if isinstance(v, dict) else "",
+)
+def test_bad_input(change, error, message):
+    names = ("x", "in_weight", "in_bias", "bn_weight", "bn_bias", "running_mean", "running_var")
+    made = example_inputs(2, 6, 4, 4)
+    kwargs = {**dict(zip(names, made, strict=False)), "instance_channels": 3, **change}
+    with pytest.raises(error, match=message):
+        ibn_norm(**kwargs)
+
+
+@pytest.mark.parametrize("variant", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(variant):
+    from ibnvision.ops._kernels import C
+
+    if C is None:
+        pytest.skip("no library")
+    active = C.build_info()["capability"]
+    try:
+        C.set_cpu_capability(variant)
+    except ValueError as reason:
+        pytest.skip(str(reason))
+    try:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            for channels_last in (False, True):
+                made = example_inputs(2, 37, 7, 7, dtype=dtype, channels_last=channels_last, residual=True)
+                x, *parameters, _, _, _, residual, split = made
+                args = (None, None, None, residual, split, False, False, "silu")
+                leaf, same = x.clone().requires_grad_(), x.clone().requires_grad_()
+                y = ibn_norm(leaf, *parameters, *args)
+                y.square().sum().backward()
+                with reference_ops():
+                    want = ibn_norm(same, *parameters, *args)
+                    want.square().sum().backward()
+                for got, true in ((y, want), (leaf.grad, same.grad)):
+                    scale = float(true.abs().max())
+                    assert_close(got / scale, true / scale, dtype)
+    finally:
+        C.set_cpu_capability(active)
+
+
+def test_threads_do_not_change_the_result():
+    made = example_inputs(4, 24, 33, 17)
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        x = made[0].clone().requires_grad_()
+        y = ibn_norm(x, *made[1:5], None, None, None, None, made[9])
+        y.square().sum().backward()
+        results.append((y.detach(), x.grad))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for pair in results for a, b in zip(pair, results[0], strict=True))
+
+
+@pytest.mark.gpu
+def test_two_streams():
+    made = example_inputs(4, 32, 65, 33, device="cuda")
+    want = ibn_norm(*made[:5], None, None, None, None, made[9])
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    results = []
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(20):
+                y = ibn_norm(*made[:5], None, None, None, None, made[9])
+            results.append(y)
+    torch.cuda.synchronize()
+    assert all(torch.equal(y, want) for y in results)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_cuda_graph_replay(channels_last):
+    x, *parameters, mean, var, count, _, split = example_inputs(
+        4, 32, 65, 33, device="cuda", channels_last=channels_last
+    )
+    x.requires_grad_()
+
+    def work():
+        y = ibn_norm(x, *parameters, mean, var, count, None, split, act="relu")
+        (dx,) = torch.autograd.grad(y.square().sum(), x)
+        return y, dx
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        static = work()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    for got, want in zip(static, work(), strict=True):
+        assert_close(got, want)
