@@ -1,0 +1,129 @@
+"""Named domains as datasets.
+
+    build_domain("streets_fog", "test")[0]
+    -> {"image": float32 [3, H, W] RGB in [0, 1], "target": int64 [H, W], "domain": "streets_fog"}
+
+Targets index CLASSES; 255 is ignored.
+
+Every dataset also has `picture(i)`, the same as bytes, and `fingerprint()`, a SHA-256 of what is
+evaluated. Nothing here imports OpenCV before a dataset is built.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from .names import CLASSES, IGNORED, PALETTE, color_mask, known
+
+__all__ = [
+    "CLASSES",
+    "DOMAINS",
+    "IGNORED",
+    "PALETTE",
+    "PRESETS",
+    "Domain",
+    "Preset",
+    "build_domain",
+    "classes",
+    "color_mask",
+]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Picture size in pixels and number of streets scenes per split."""
+
+    height: int
+    width: int
+    train: int
+    val: int
+    test: int
+
+
+PRESETS = {
+    "tiny": Preset(32, 48, train=64, val=16, test=16),
+    "quick": Preset(64, 96, train=320, val=100, test=100),
+    "full": Preset(128, 256, train=2000, val=200, test=500),
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A row of DOMAINS. `data_key` names the option `--data KEY=DIR` that gives the folder, if any.
+
+    A stress domain is reported and never averaged into a target mean.
+    """
+
+    summary: str
+    build: Callable[..., Dataset]
+    splits: tuple[str, ...] = ("train", "val", "test")
+    classes: tuple[str, ...] = CLASSES
+    data_key: str = ""
+    stress: bool = False
+
+
+def _streets(domain: str, split: str, *, root: Any, **options: Any) -> Dataset:
+    from .streets import Streets
+
+    return Streets(domain, split, **options)
+
+
+def _camvid(domain: str, split: str, *, root: Any, size: Any, preset: str, limit: Any) -> Dataset:
+    from .camvid import CamVid
+
+    chosen = PRESETS[preset]
+    size = size or (chosen.height, chosen.width)
+    return CamVid(domain, split, root=root, size=size, limit=limit)
+
+
+DOMAINS: dict[str, Domain] = {
+    "streets_day": Domain("drawn streets by day, the source", _streets),
+    "streets_fog": Domain("drawn streets in fog", _streets),
+    "streets_night": Domain("drawn streets by night", _streets),
+    "streets_dusk": Domain("drawn streets at dusk", _streets),
+    "streets_rain": Domain("drawn streets in rain", _streets),
+    "streets_style": Domain("drawn streets by another renderer", _streets),
+    "streets_sketch": Domain("edges on paper", _streets, stress=True),
+    "streets_invert": Domain("photographic negative", _streets, stress=True),
+    "camvid_day": Domain("real streets by day", _camvid, data_key="camvid"),
+    "camvid_dusk": Domain(
+        "real streets at dusk", _camvid, splits=("train", "test"), data_key="camvid"
+    ),
+}
+
+
+def build_domain(
+    name: str,
+    split: str,
+    *,
+    preset: str = "quick",
+    root: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Dataset of a domain; items as above.
+
+    preset: picture size, and for streets the number of scenes. root: folder of a domain that is
+    read from disk. size: (height, width) in pixels, in place of the preset's. limit: at most so
+    many items. Raises KeyError for an unknown name, ValueError for an unknown split or preset, a
+    limit below 1, a size below 16 or a missing root.
+    """
+    domain = DOMAINS[known("domain", name, DOMAINS)]
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if size is not None and (len(size) != 2 or min(size) < 16):
+        raise ValueError(f"size must be (height, width), each at least 16, got {size}")
+    if domain.data_key and root is None:
+        raise ValueError(
+            f"{name} is read from a folder: give root=DIR (on the command line "
+            f"--data {domain.data_key}=DIR), got None"
+        )
+    return domain.build(name, split, preset=preset, root=root, size=size, limit=limit)
+
+
+def classes(name: str) -> tuple[str, ...]:
+    """Class names of a domain in the order of its targets; KeyError for an unknown name."""
+    return DOMAINS[known("domain", name, DOMAINS)].classes

@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ibnvision.data import CLASSES, DOMAINS, PALETTE, PRESETS, build_domain, classes, color_mask
+from ibnvision.data.streets import DOMAIN_SHIFTS, STRESS_DOMAINS
+
+
+def test_table_of_domains():
+    assert [name for name in DOMAINS if name.startswith("streets_")] == list(DOMAIN_SHIFTS)
+    assert tuple(name for name, d in DOMAINS.items() if d.stress) == STRESS_DOMAINS
+    assert {name for name, d in DOMAINS.items() if d.data_key} == {"camvid_day", "camvid_dusk"}
+    for name in DOMAINS:
+        assert classes(name) == CLASSES
+    assert PALETTE.shape == (8, 3) and len(np.unique(PALETTE, axis=0)) == 8
+    assert [(p.height, p.width, p.train, p.test) for p in PRESETS.values()] == [
+        (32, 48, 64, 16),
+        (64, 96, 320, 100),
+        (128, 256, 2000, 500),
+    ]
+
+
+@pytest.mark.parametrize("name", DOMAIN_SHIFTS)
+def test_build_domain(name):
+    data = build_domain(name, "train", preset="tiny")
+    assert len(data) == 64 and data[0]["domain"] == name
+    assert build_domain(name, "test", preset="tiny", limit=3).count == 3
+
+
+def test_color_mask():
+    label = np.array([[0, 7, 255]], np.uint8)
+    np.testing.assert_array_equal(color_mask(label)[0], [PALETTE[0], PALETTE[7], [0, 0, 0]])
+
+
+def test_bad_input():
+    with pytest.raises(KeyError, match="unknown domain 'streets_nigth'; did you mean 'streets_ni"):
+        build_domain("streets_nigth", "test")
+    with pytest.raises(KeyError, match="unknown domain 'camvid'; did you mean 'camvid_d"):
+        classes("camvid")
+    with pytest.raises(ValueError, match=r"camvid_dusk is read from a folder.*--data camvid=DIR"):
+        build_domain("camvid_dusk", "test")
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'dev'"):
+        build_domain("streets_day", "dev")
+    with pytest.raises(ValueError, match="preset must be one of tiny, quick, full, got 'big'"):
+        build_domain("streets_day", "test", preset="big")
+    with pytest.raises(ValueError, match=r"size must be \(height, width\).*got \(8, 96\)"):
+        build_domain("streets_day", "test", size=(8, 96))
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        build_domain("streets_day", "test", limit=0)
+
+
+def test_opencv_is_imported_late_and_its_absence_explained():
+    code = (
+        "import sys; sys.modules['cv2'] = None\n"  # any import of cv2 now fails
+        "import ibnvision, ibnvision.data\n"
+        "print('imported')\n"
+        "ibnvision.data.build_domain('streets_day', 'test')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "imported", done.stderr
+    assert done.returncode == 1
+    assert "Install opencv-python" in done.stderr and "opencv-python-headless" in done.stderr
