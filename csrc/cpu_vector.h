@@ -22,11 +22,13 @@ struct VectorOf;
 template <>
 struct VectorOf<float> {
   typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t integer;
   typedef int32_t bits __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct VectorOf<double> {
   typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t integer;
   typedef int64_t bits __attribute__((vector_size(kVectorBytes)));
 };
 template <typename A>
@@ -60,6 +62,13 @@ inline Vec<double> load_first(const double* p, int64_t count) {
   Vec<double> v{};
   for (int64_t i = 0; i < count; ++i) v[i] = p[i];
   return v;
+}
+
+template <typename A>
+inline Vec<A> first_lanes(Vec<A> v, int64_t count) {  // the others become 0
+  typename VectorOf<A>::bits lane;
+  for (int64_t i = 0; i < kLanes<A>; ++i) lane[i] = i;
+  return lane < typename VectorOf<A>::integer(count) ? v : Vec<A>{};
 }
 
 template <typename A>

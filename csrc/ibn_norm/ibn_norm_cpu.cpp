@@ -1,8 +1,8 @@
 // CPU kernels of ibn_norm, compiled once per instruction set (namespace IBN_ISA).
 // Contract and formula: ibnvision/ops/ibn_norm.py; derivation and bytes moved: README.md here.
 //
-// contiguous     one task is a channel: its planes are read for the statistics, then again, last
-//                plane first, from the cache for the result
+// contiguous     one task is a channel, or a few with small planes: read for the statistics, then
+//                again, last image first, from the cache for the result
 // channels_last  one task is up to kPixels pixels of an image, all channels at once, in two sweeps
 //                over memory, the second one backwards, so that what is still cached is used
 //
@@ -20,8 +20,9 @@ namespace {
 
 constexpr int64_t kBlock = 2048;              // values of a plane worked on at a time, in L1
 constexpr int64_t kPixels = 256;              // pixels of a channels_last task
-constexpr int kRows = 4;                      // pixels worked on at a time,
-constexpr int64_t kFewChannels = 128;         // for fewer channels; more are better read in order
+constexpr int64_t kTogether = 16;             // channels of a task, where planes are small
+constexpr int kRows = 4;                      // pixels worked on at a time, unless memory is slower
+constexpr int64_t kFewChannels = 128;         // and more channels are better read in order
 constexpr int64_t kStreamBytes = 24ll << 20;  // results above this are not found in a cache again
 
 template <typename F>
@@ -123,69 +124,114 @@ struct Pass {
     if (d_residual) put(d_residual + offset, out2, s.n * (rows ? rows : 1));
   }
 
-  // --- contiguous, [N, C, S]: f(n, begin, count) over the blocks of channel c in images [n0, n1)
+  // --- contiguous, [N, C, S]: one task is a few neighbouring channels of one kind -------------
 
-  template <typename F>
-  void for_blocks(int64_t n0, int64_t n1, F f) const {
-    for (int64_t n = n0; n < n1; ++n)
-      for (int64_t s = 0; s < a.S; s += kBlock) f(n, s, a.S - s < kBlock ? a.S - s : kBlock);
+  struct Channels {
+    int64_t begin, end;
+  };
+
+  int64_t together() const {  // channels of a task: small planes are read in stretches of kBlock
+    const int64_t wanted = kBlock / a.S;
+    return wanted < 1 ? 1 : wanted < kTogether ? wanted : kTogether;
   }
-
-  template <typename F>  // the planes in reverse: the last one read is still in the cache
-  void for_blocks_back(int64_t n0, int64_t n1, F f) const {
-    for (int64_t n = n1 - 1; n >= n0; --n) for_blocks(n, n + 1, f);
+  int64_t tasks_before(int64_t channels) const { return (channels + together() - 1) / together(); }
+  int64_t channel_tasks() const {
+    return tasks_before(instance_begin) + tasks_before(a.instance_channels) +
+           tasks_before(a.C - instance_end);
+  }
+  Channels channels(int64_t task) const {
+    const int64_t bounds[] = {0, instance_begin, instance_end, a.C};
+    for (int part = 0; part < 3; ++part) {
+      const int64_t tasks = tasks_before(bounds[part + 1] - bounds[part]);
+      const int64_t begin = bounds[part] + task * together(), end = begin + together();
+      if (task < tasks) return {begin, end < bounds[part + 1] ? end : bounds[part + 1]};
+      task -= tasks;
+    }
+    return {0, 0};
   }
 
   int64_t group_size(int64_t c) const { return instance(c) ? 1 : a.batch_group; }
+  int64_t plane(int64_t n, int64_t c) const { return (n * a.C + c) * a.S; }
+
+  template <typename F>  // f(begin, count) over the blocks of a plane
+  void for_blocks(F f) const {
+    for (int64_t s = 0; s < a.S; s += kBlock) f(s, a.S - s < kBlock ? a.S - s : kBlock);
+  }
 
   Span<A> block(int64_t n, int64_t c, int64_t s, int64_t count, const Scratch<A>& b) const {
     return span(plane(n, c) + s, count, 1, n * a.C + c, s, b);
   }
-  int64_t plane(int64_t n, int64_t c) const { return (n * a.C + c) * a.S; }
+
+  struct Constants {  // the coefficients of one channel
+    A mean, scale, bias, c1, c2;
+    Affine<A> affine() const { return {&mean, &scale, &bias, &c1, &c2}; }
+  };
+  Constants constants(int64_t n, int64_t c) const {
+    return {mean[n * a.C + c], scale(n, c), bias(c), A(0), A(0)};
+  }
 
   template <Act act>
-  void forward_channel(int64_t c, const Scratch<A>& b) const {
-    const int64_t size = group_size(c);
-    for (int64_t n0 = 0; n0 < a.N; n0 += size) {
-      const int64_t n1 = n0 + size < a.N ? n0 + size : a.N;
-      Moments m;
-      if (has_statistics(c))
-        for_blocks(n0, n1, [&](int64_t n, int64_t s, int64_t count) {
-          m.merge(plane_moments(normalized_input(plane(n, c) + s, count, b), count));
-        });
-      for (int64_t n = n0; n < n1; ++n)
-        has_statistics(c) ? set_statistics(n, c, m.mean, m.m2 / m.count) : set_running(n, c);
-      const A k_mean = mean[n0 * a.C + c], k_scale = scale(n0, c), k_bias = bias(c);
-      const Affine<A> k{&k_mean, &k_scale, &k_bias, nullptr, nullptr};
-      for_blocks_back(n0, n1, [&](int64_t n, int64_t s, int64_t count) {
-        normalize_span<act, kPlane>(plane(n, c) + s, block(n, c, s, count, b), k, b);
-      });
+  void forward_channels(Channels range, const Scratch<A>& b) const {
+    const auto [c0, c1] = range;
+    Constants k[kTogether];
+    for (int64_t n0 = 0; n0 < a.N; n0 += group_size(c0)) {
+      const int64_t n1 = n0 + group_size(c0) < a.N ? n0 + group_size(c0) : a.N;
+      if (has_statistics(c0)) {
+        PlaneMoments<A> moments[kTogether];
+        for (int64_t n = n0; n < n1; ++n)
+          for (int64_t c = c0; c < c1; ++c)
+            for_blocks([&](int64_t s, int64_t count) {
+              moments[c - c0].add(normalized_input(plane(n, c) + s, count, b), count);
+            });
+        for (int64_t c = c0; c < c1; ++c) {
+          const Moments m = moments[c - c0].finish();
+          for (int64_t n = n0; n < n1; ++n) set_statistics(n, c, m.mean, m.m2 / m.count);
+        }
+      } else {
+        for (int64_t n = n0; n < n1; ++n)
+          for (int64_t c = c0; c < c1; ++c) set_running(n, c);
+      }
+      for (int64_t c = c0; c < c1; ++c) k[c - c0] = constants(n0, c);
+      for (int64_t n = n1 - 1; n >= n0; --n)
+        for (int64_t c = c0; c < c1; ++c)
+          for_blocks([&](int64_t s, int64_t count) {
+            const Span<A> v = block(n, c, s, count, b);
+            normalize_span<act, kPlane>(plane(n, c) + s, v, k[c - c0].affine(), b);
+          });
     }
   }
 
   template <Act act>
-  void backward_channel(int64_t c, const Scratch<A>& b) const {
-    const int64_t size = group_size(c);
-    double d_weight = 0, d_bias = 0;
-    for (int64_t n0 = 0; n0 < a.N; n0 += size) {
-      const int64_t n1 = n0 + size < a.N ? n0 + size : a.N;
-      const A k_mean = mean[n0 * a.C + c], k_scale = scale(n0, c), k_bias = bias(c);
-      Affine<A> k{&k_mean, &k_scale, &k_bias, nullptr, nullptr};
-      GradientSums sums;
-      for_blocks(n0, n1, [&](int64_t n, int64_t s, int64_t count) {
-        add_plane_gradients<act>(sums, block(n, c, s, count, b), k, slope);
-      });
-      const double inverse = 1 / (double(var[n0 * a.C + c]) + a.eps);
-      d_weight += sums.gx * std::sqrt(inverse);
-      d_bias += sums.g;
-      const double count = has_statistics(c) ? double((n1 - n0) * a.S) : HUGE_VAL;
-      const A c1 = A(sums.g / count), c2 = A(sums.gx / count * inverse);
-      k.c1 = &c1, k.c2 = &c2;
-      for_blocks_back(n0, n1, [&](int64_t n, int64_t s, int64_t block_size) {
-        differentiate_span<act, kPlane>(plane(n, c) + s, block(n, c, s, block_size, b), k, b);
-      });
+  void backward_channels(Channels range, const Scratch<A>& b) const {
+    const auto [c0, c1] = range;
+    Constants k[kTogether];
+    double d_weight[kTogether] = {}, d_bias[kTogether] = {};
+    for (int64_t n0 = 0; n0 < a.N; n0 += group_size(c0)) {
+      const int64_t n1 = n0 + group_size(c0) < a.N ? n0 + group_size(c0) : a.N;
+      PlaneGradients<A> sums[kTogether];
+      for (int64_t c = c0; c < c1; ++c) k[c - c0] = constants(n0, c);
+      for (int64_t n = n0; n < n1; ++n)
+        for (int64_t c = c0; c < c1; ++c)
+          for_blocks([&](int64_t s, int64_t count) {
+            const Span<A> v = block(n, c, s, count, b);
+            sums[c - c0].template add<act>(v, k[c - c0].affine(), slope);
+          });
+      const double count = has_statistics(c0) ? double((n1 - n0) * a.S) : HUGE_VAL;
+      for (int64_t i = 0; i < c1 - c0; ++i) {
+        sums[i].flush();
+        const double inverse = 1 / (double(var[n0 * a.C + c0 + i]) + a.eps);
+        d_weight[i] += sums[i].gx * std::sqrt(inverse);
+        d_bias[i] += sums[i].g;
+        k[i].c1 = A(sums[i].g / count), k[i].c2 = A(sums[i].gx / count * inverse);
+      }
+      for (int64_t n = n1 - 1; n >= n0; --n)
+        for (int64_t c = c0; c < c1; ++c)
+          for_blocks([&](int64_t s, int64_t size) {
+            const Span<A> v = block(n, c, s, size, b);
+            differentiate_span<act, kPlane>(plane(n, c) + s, v, k[c - c0].affine(), b);
+          });
     }
-    set_parameter_gradients(c, d_weight, d_bias);
+    for (int64_t c = c0; c < c1; ++c) set_parameter_gradients(c, d_weight[c - c0], d_bias[c - c0]);
   }
 
   // --- channels_last, [N, S, C]: task t is up to kPixels pixels of one image ----------------
@@ -202,7 +248,8 @@ struct Pass {
     const int64_t first = task / tasks_per_image() * a.S + task % tasks_per_image() * kPixels;
     const int64_t last = first + pixels(task);
     int64_t pixel = first;
-    for (; a.C <= kFewChannels && pixel + kRows <= last; pixel += kRows) f(pixel, std::integral_constant<int, kRows>{});
+    const bool several = a.C <= kFewChannels || !past_cache;
+    for (; several && pixel + kRows <= last; pixel += kRows) f(pixel, std::integral_constant<int, kRows>{});
     for (; pixel < last; ++pixel) f(pixel, std::integral_constant<int, 1>{});
   }
 
@@ -396,9 +443,10 @@ void forward_typed(const Args& args, Parallel parallel) {
   const Pass<T, A> pass{args};
   with_act(args.act, [&](auto act) {
     if (args.channels_last) return pass.template forward_channels_last<act()>(parallel);
-    run(parallel, args.C, [&](int64_t begin, int64_t end) {
+    run(parallel, pass.channel_tasks(), [&](int64_t begin, int64_t end) {
       const Scratch<A> scratch(kBlock);
-      for (int64_t c = begin; c < end; ++c) pass.template forward_channel<act()>(c, scratch);
+      for (int64_t task = begin; task < end; ++task)
+        pass.template forward_channels<act()>(pass.channels(task), scratch);
     });
   });
 }
@@ -408,9 +456,10 @@ void backward_typed(const Args& args, Parallel parallel) {
   const Pass<T, A> pass{args};
   with_act(args.act, [&](auto act) {
     if (args.channels_last) return pass.template backward_channels_last<act()>(parallel);
-    run(parallel, args.C, [&](int64_t begin, int64_t end) {
+    run(parallel, pass.channel_tasks(), [&](int64_t begin, int64_t end) {
       const Scratch<A> scratch(kBlock);
-      for (int64_t c = begin; c < end; ++c) pass.template backward_channel<act()>(c, scratch);
+      for (int64_t task = begin; task < end; ++task)
+        pass.template backward_channels<act()>(pass.channels(task), scratch);
     });
   });
 }

@@ -57,11 +57,22 @@ struct Span {
 // A Span of kPlane has the coefficients of one channel; else it has that many rows of pixels.
 constexpr int kPlane = 0;
 
+// One coefficient as a vector: held in a register for a plane, loaded for pixels.
 template <int rows, typename A>
-inline Vec<A> at(const A* p, int64_t i) {
-  if constexpr (rows == kPlane) return splat<A>(*p);
-  return load(p + i);
-}
+class Coefficient {
+ public:
+  explicit Coefficient(const A* p) : p_(p) {
+    if constexpr (rows == kPlane) value_ = splat<A>(*p);
+  }
+  Vec<A> at(int64_t i) const {
+    if constexpr (rows == kPlane) return value_;
+    return load(p_ + i);
+  }
+
+ private:
+  const A* p_;
+  Vec<A> value_;
+};
 
 template <typename A>
 inline Vec<A> load_some(const A* p, int64_t count) {
@@ -121,10 +132,10 @@ inline void with_act(Act act, F f) {  // run-time activation to compile-time, ou
 }
 
 template <Act act, int rows, typename A>
-inline void normalize(const Span<A>& s, A* y, Affine<A> k, A slope, bool past_cache) {
+inline void normalize(Span<A> s, A* y, Affine<A> k, A slope, bool past_cache) {
+  const Coefficient<rows, A> means(k.mean), scales(k.scale), biases(k.bias);
   for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
-    const Vec<A> mean = at<rows>(k.mean, i), scale = at<rows>(k.scale, i);
-    const Vec<A> bias = at<rows>(k.bias, i);
+    const Vec<A> mean = means.at(i), scale = scales.at(i), bias = biases.at(i);
     for (int row = 0; row < (rows ? rows : 1); ++row) {
       const int64_t j = row * s.n + i;
       Vec<A> v = (load_some(s.z + j, count) - mean) * scale + bias;
@@ -143,7 +154,7 @@ struct Gradient {
 };
 
 template <Act act, typename A>
-inline Gradient<A> gradient(const Span<A>& s, int row, int64_t i, int64_t count, Vec<A> mean,
+inline Gradient<A> gradient(Span<A> s, int row, int64_t i, int64_t count, Vec<A> mean,
                             Vec<A> scale, Vec<A> bias, A slope) {
   const int64_t j = row * s.n + i;
   const Vec<A> centered = load_some(s.z + j, count) - mean;
@@ -156,11 +167,12 @@ inline Gradient<A> gradient(const Span<A>& s, int row, int64_t i, int64_t count,
 }
 
 template <Act act, int rows, typename A>
-inline void differentiate(const Span<A>& s, A* dx, A* d_residual, Affine<A> k, A slope,
+inline void differentiate(Span<A> s, A* dx, A* d_residual, Affine<A> k, A slope,
                           bool past_cache) {
+  const Coefficient<rows, A> means(k.mean), scales(k.scale), biases(k.bias), c1s(k.c1), c2s(k.c2);
   for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
-    const Vec<A> mean = at<rows>(k.mean, i), scale = at<rows>(k.scale, i);
-    const Vec<A> bias = at<rows>(k.bias, i), c1 = at<rows>(k.c1, i), c2 = at<rows>(k.c2, i);
+    const Vec<A> mean = means.at(i), scale = scales.at(i), bias = biases.at(i);
+    const Vec<A> c1 = c1s.at(i), c2 = c2s.at(i);
     for (int row = 0; row < (rows ? rows : 1); ++row) {
       const int64_t j = row * s.n + i;
       const auto [centered, g] = gradient<act>(s, row, i, count, mean, scale, bias, slope);
@@ -172,22 +184,87 @@ inline void differentiate(const Span<A>& s, A* dx, A* d_residual, Affine<A> k, A
   });
 }
 
-struct GradientSums {
+// Sums over the planes of a group, in vectors that are emptied into double every kFlush values.
+constexpr int64_t kFlush = 4096;
+
+template <typename A>
+struct PlaneGradients {
   double g = 0, gx = 0;  // of g and of g * (z - mean)
+  Vec<A> g_sum[2] = {}, gx_sum[2] = {};
+  int64_t pending = 0;
+
+  template <Act act>
+  void add(Span<A> s, Affine<A> k, A slope) {
+    const Vec<A> mean = splat<A>(*k.mean), scale = splat<A>(*k.scale), bias = splat<A>(*k.bias);
+    Vec<A> total_g[2] = {g_sum[0], g_sum[1]}, total_gx[2] = {gx_sum[0], gx_sum[1]};
+    for_vectors<2, A>(s.n, [&](int64_t i, int64_t count, int chain) IBN_NORM_INLINE {
+      const auto [centered, behind] = gradient<act>(s, 0, i, count, mean, scale, bias, slope);
+      total_g[chain] += behind;
+      total_gx[chain] += behind * centered;
+    });
+    for (int chain = 0; chain < 2; ++chain) {
+      g_sum[chain] = total_g[chain];
+      gx_sum[chain] = total_gx[chain];
+    }
+    pending += s.n;
+    if (pending >= kFlush) flush();
+  }
+
+  void flush() {
+    g += sum<A>(g_sum[0] + g_sum[1]);
+    gx += sum<A>(gx_sum[0] + gx_sum[1]);
+    for (int chain = 0; chain < 2; ++chain) g_sum[chain] = gx_sum[chain] = Vec<A>{};
+    pending = 0;
+  }
 };
 
-template <Act act, typename A>
-inline void add_plane_gradients(GradientSums& total, const Span<A>& s, Affine<A> k, A slope) {
-  const Vec<A> mean = splat<A>(*k.mean), scale = splat<A>(*k.scale), bias = splat<A>(*k.bias);
-  Vec<A> g_sum[2] = {}, gx_sum[2] = {};
-  for_vectors<2, A>(s.n, [&](int64_t i, int64_t count, int chain) IBN_NORM_INLINE {
-    const auto [centered, g] = gradient<act>(s, 0, i, count, mean, scale, bias, slope);
-    g_sum[chain] += g;
-    gx_sum[chain] += g * centered;
-  });
-  total.g += sum<A>(g_sum[0] + g_sum[1]);
-  total.gx += sum<A>(gx_sum[0] + gx_sum[1]);
-}
+template <typename A>
+struct PlaneMoments {
+  Moments total;
+  Vec<A> s1[4] = {}, s2[4] = {};  // of z - pilot and of its square
+  A pilot = 0;
+  int64_t pending = 0;
+
+  void add(const A* z, int64_t n) {
+    if (pending == 0) choose_pilot(z, n);
+    const Vec<A> shift = splat<A>(pilot);
+    Vec<A> total1[4], total2[4];
+    for (int chain = 0; chain < 4; ++chain) total1[chain] = s1[chain], total2[chain] = s2[chain];
+    for_vectors<4, A>(n, [&](int64_t i, int64_t count, int chain) IBN_NORM_INLINE {
+      Vec<A> d = load_some(z + i, count) - shift;
+      if (count < kLanes<A>) d = first_lanes<A>(d, count);
+      total1[chain] += d;
+      total2[chain] += d * d;
+    });
+    for (int chain = 0; chain < 4; ++chain) s1[chain] = total1[chain], s2[chain] = total2[chain];
+    pending += n;
+    if (pending >= kFlush) flush();
+  }
+
+  void choose_pilot(const A* z, int64_t n) {
+    const int64_t first = n < 4 * kLanes<A> ? n : 4 * kLanes<A>;
+    Vec<A> head{};
+    for_vectors<1, A>(first, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
+      head += load_some(z + i, count);
+    });
+    pilot = A(sum<A>(head) / double(first));
+  }
+
+  Moments finish() {
+    flush();
+    return total;
+  }
+
+  void flush() {
+    if (pending == 0) return;
+    const double total1 = sum<A>((s1[0] + s1[1]) + (s1[2] + s1[3]));
+    const double total2 = sum<A>((s2[0] + s2[1]) + (s2[2] + s2[3]));
+    const double shift = total1 / double(pending);
+    total.merge({double(pending), pilot + shift, total2 - shift * total1});
+    for (int chain = 0; chain < 4; ++chain) s1[chain] = s2[chain] = Vec<A>{};
+    pending = 0;
+  }
+};
 
 template <Act act, int rows, typename A>  // per channel, in arrays that hold whole vectors
 inline void add_pixel_gradients(A* g_sum, A* gx_sum, const Span<A>& s, Affine<A> k, A slope) {
@@ -202,31 +279,6 @@ inline void add_pixel_gradients(A* g_sum, A* gx_sum, const Span<A>& s, Affine<A>
     store(g_sum + i, total_g);
     store(gx_sum + i, total_gx);
   });
-}
-
-template <typename A>
-inline Moments plane_moments(const A* z, int64_t n) {
-  const int64_t first = n < 4 * kLanes<A> ? n : 4 * kLanes<A>;
-  Vec<A> head[4] = {}, s1[4] = {}, s2[4] = {};
-  for_vectors<4, A>(first, [&](int64_t i, int64_t count, int chain) IBN_NORM_INLINE {
-    head[chain] += load_some(z + i, count);
-  });
-  const A pilot = A(sum<A>((head[0] + head[1]) + (head[2] + head[3])) / double(first));
-  const int64_t whole = n / kLanes<A> * kLanes<A>;
-  for_vectors<4, A>(whole, [&](int64_t i, int64_t, int chain) IBN_NORM_INLINE {
-    const Vec<A> d = load(z + i) - pilot;
-    s1[chain] += d;
-    s2[chain] += d * d;
-  });
-  double total1 = sum<A>((s1[0] + s1[1]) + (s1[2] + s1[3]));
-  double total2 = sum<A>((s2[0] + s2[1]) + (s2[2] + s2[3]));
-  for (int64_t i = whole; i < n; ++i) {
-    const double d = double(z[i]) - pilot;
-    total1 += d;
-    total2 += d * d;
-  }
-  const double shift = total1 / double(n);
-  return {double(n), pilot + shift, total2 - shift * total1};
 }
 
 template <int rows, typename A>  // sums of z - pilot and its square for n channels of `rows` pixels

@@ -1,5 +1,6 @@
 """Loads the compiled kernels, registers operators around them, and says why a call does not use one."""
 
+import functools
 import hashlib
 import importlib
 import os
@@ -48,6 +49,13 @@ if not torch.version.cuda:
     _reasons["cuda"] = "this torch has no CUDA"
 
 
+@functools.cache
+def _has_kernel(op: str, device: str) -> bool:
+    return device in ("cpu", "cuda") and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"ibnvision::{op}", torch._C._dispatch_key_for_device(device)
+    )
+
+
 def why_no_kernel(op: str, x: Tensor) -> str:
     """Why operator `op` (as `ibn_norm_forward`) has no kernel for x; "" when it has one.
 
@@ -60,10 +68,7 @@ def why_no_kernel(op: str, x: Tensor) -> str:
     if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
         return "inside a torch.func transform"
     device = x.device.type
-    key = torch._C._dispatch_key_for_device(device)
-    if device not in ("cpu", "cuda") or not torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"ibnvision::{op}", key
-    ):
+    if not _has_kernel(op, device):
         return _reasons.get(device, f"no {device} kernel")
     if x.dtype not in KERNEL_DTYPES:
         return f"no kernel for {x.dtype}"
@@ -113,6 +118,35 @@ class reference_ops(TorchFunctionMode):
         if torch.compiler.is_dynamo_compiling():  # the body in place of the op gives dynamo a guard
             func = _bodies.get(func, func)
         return func(*args, **(kwargs or {}))
+
+
+def is_eager() -> bool:
+    """Whether calls run at once: no tracer, exporter or dispatch mode watches them."""
+    return not (
+        torch._C._len_torch_dispatch_stack()  # type: ignore[attr-defined]
+        or torch._ops._len_torch_dispatch_stack_pre_dispatch()
+        or torch.compiler.is_compiling()
+    )
+
+
+def eager_function(
+    op: Any, setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A kernel operator with the formula `register` gives it, at a fifth of the call's cost.
+
+    torch.library.register_autograd makes compilers and opcheck happy but costs 70 us a call.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = op(*args)
+            setup_context(ctx, args, output)
+            return output
+
+    Eager.backward = staticmethod(backward)  # type: ignore[method-assign]
+    return Eager.apply
 
 
 def _no_double_backward(ctx: Any, *grads: Any) -> None:

@@ -20,7 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._kernels import KERNEL_DTYPES, fall_back, lib, register, why_no_kernel
+from ._kernels import (
+    KERNEL_DTYPES,
+    eager_function,
+    fall_back,
+    is_eager,
+    lib,
+    register,
+    why_no_kernel,
+)
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")  # the index is the code in csrc/ibn_norm
 
@@ -183,12 +191,13 @@ def _move_running(
     """running += (batch - running) * momentum; None is the cumulative average."""
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
-    for running, batch in ((running_mean, mean), (running_var, var)):
-        batch = batch.detach().to(running.dtype)
-        if momentum is not None:
-            running.lerp_(batch, momentum)
-        elif num_batches_tracked is not None:
-            running.lerp_(batch, num_batches_tracked.to(running.dtype).reciprocal())
+    dtype = running_mean.dtype
+    batch = [mean.detach().to(dtype), var.detach().to(dtype)]
+    if momentum is not None:
+        torch._foreach_lerp_([running_mean, running_var], batch, momentum)
+    elif num_batches_tracked is not None:
+        share = num_batches_tracked.to(dtype).reciprocal()
+        torch._foreach_lerp_([running_mean, running_var], batch, [share, share])
 
 
 def ibn_norm_entry(
@@ -243,7 +252,8 @@ def ibn_norm_entry(
             t is not None and t.requires_grad for t in inputs
         )
         code = ACTIVATIONS.index(act)
-        y, all_mean, all_var, _ = torch.ops.ibnvision.ibn_norm_forward(
+        forward = _eager_forward if is_eager() else torch.ops.ibnvision.ibn_norm_forward
+        y, all_mean, all_var, _ = forward(
             x, *values, residual, instance_channels, instance_last, residual_first, code, slope,
             batch_stats, needs_grad, eps,
         )  # fmt: skip
@@ -386,6 +396,9 @@ def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return (torch.empty_like(x), *gradients, d_residual)
 
 
+_eager_forward = eager_function(
+    torch.ops.ibnvision.ibn_norm_forward.default, _setup_context, _backward
+)
 register(
     "ibn_norm",
     entry=ibn_norm_entry,
