@@ -1,0 +1,255 @@
+"""The command line: one verb per thing a person wants, importing what that verb needs."""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ibnvision.config import nearest
+
+_BENCHMARKS = ("generalization", "models", "ops", "report")
+_EXPECTED = (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError, ArithmeticError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for an error, 130 for Ctrl-C.
+
+    An error is one line on stderr; with `--debug` it is raised instead.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except _EXPECTED as error:
+        if debug:
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {' '.join(_reason(error, text).split())}", file=sys.stderr)
+        return 2
+
+
+def _reason(error: BaseException, text: object) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename else ""
+        return f"{named}{error.strerror}"
+    return str(text) or type(error).__name__
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and words[0] in ("benchmark", "report"):
+        return _benchmark(words[1:] if words[0] == "benchmark" else words)
+    if words and not words[0].startswith("-") and words[0] not in _VERBS:
+        raise ValueError(f"unknown command {words[0]!r}: {nearest(words[0], _VERBS)}")
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strange or (rest and "overrides" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:  # argparse leaves what follows an option
+        options.overrides += rest
+    status = options.run(options)
+    return int(status or 0)
+
+
+def _benchmark(words: list[str]) -> int:
+    """Hand the words to ibnvision.benchmark.<question>.main, which parses its own options."""
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: ibnvision benchmark QUESTION [options]; each QUESTION has its own --help")
+        print(f"QUESTION: {', '.join(_BENCHMARKS)}")
+        return 0 if words else 2
+    question, *rest = words
+    if question not in _BENCHMARKS:
+        raise ValueError(f"unknown benchmark {question!r}: {nearest(question, _BENCHMARKS)}")
+    return int(import_module(f"ibnvision.benchmark.{question}").main(rest) or 0)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from ibnvision import config, engine
+
+    overrides, flags = [], {"resume": options.resume, "overwrite": options.overwrite}
+    for item in [*options.overrides, *(f"data.{pair}" for pair in options.data)]:
+        key, _, value = item.partition("=")
+        if key in flags:
+            flags[key] = _boolean(key, value)
+        else:
+            overrides.append(item)
+    engine.train(config.load(options.name, overrides), **flags)
+
+
+def _boolean(key: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError(f"{key} must be true or false, got {value!r}")
+    return value == "true"
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ibnvision import engine
+    from ibnvision.engine.predict import find_weights, load_trained
+    from ibnvision.engine.progress import ABSENT_RULE, results_table
+
+    path = find_weights(options.run_or_file)
+    trained = load_trained(path)
+    cfg = dataclasses.replace(trained.cfg, data=trained.cfg.data | dict(_pairs(options.data)))
+    domains = options.domains or list(cfg.test_domains)
+    if not domains:
+        raise ValueError(f"{path} was trained without test domains: pass --domains")
+    results = engine.evaluate(
+        cfg, trained.model, domains=domains, split=options.split, out=options.out
+    )
+    Console().print(results_table(results, f"{path} on {options.split}"))
+    if options.out:
+        report = {"weights": str(path), "split": options.split, "absent_rule": ABSENT_RULE}
+        target = Path(options.out) / "eval.json"
+        target.write_text(json.dumps(_plain(report | {"domains": results}), indent=1) + "\n")
+        print(target)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _pairs(items: Sequence[str]) -> list[tuple[str, str]]:
+    for item in items:
+        if "=" not in item:
+            raise ValueError(f"--data must read NAME=DIR, got {item!r}")
+    return [(name, root) for name, _, root in (item.partition("=") for item in items)]
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from ibnvision.engine.predict import find_weights, load_trained, predict
+
+    weights = find_weights(options.weights)
+    trained = load_trained(weights, options.device)
+    print(f"weights   {weights}")
+    out = Path(options.out) if options.out else _free_folder(Path("runs") / "predict")
+    for written in predict(
+        options.paths, trained, out, overwrite=options.overwrite, stride=options.stride
+    ):
+        print(f"overlay   {written}")
+    print(f"classes   {', '.join(f'{i} {name}' for i, name in enumerate(trained.classes))}")
+    print(f"folder    {out}")
+
+
+def _free_folder(path: Path) -> Path:
+    """`path`, or `path` with the first number that is still free."""
+    choice, number = path, 2
+    while choice.exists():
+        choice, number = path.with_name(f"{path.name}{number}"), number + 1
+    return choice
+
+
+def _data_make(options: argparse.Namespace) -> None:
+    from ibnvision.data.streets_set import write_set
+
+    out = write_set(
+        options.out,
+        options.domain,
+        options.preset,
+        options.split,
+        limit=options.limit,
+        overwrite=options.overwrite,
+    )
+    print(f"folder    {out}")
+    print(f"pictures  {out / 'contact_sheet.png'}")
+
+
+def _list(options: argparse.Namespace) -> None:
+    from ibnvision import config, data, models
+
+    rows: dict[str, list[str]] = {
+        "configs": config.names(),
+        "domains": [f"{name:16} {domain.summary}" for name, domain in data.DOMAINS.items()],
+        "models": list(models.NAMES),
+    }
+    for kind in [options.kind] if options.kind else rows:
+        print(f"{kind}:")
+        for row in rows[kind]:
+            print(f"  {row}")
+
+
+def _info(_: argparse.Namespace) -> None:
+    import platform
+    from importlib import metadata
+
+    from ibnvision import __version__, ops
+
+    print(f"ibnvision {__version__}, python {platform.python_version()}")
+    for package in ("torchvision", "timm", "accelerate", "torchmetrics", "numpy"):
+        try:
+            print(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"{package} not installed")
+    print("\n".join(ops.info()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ibnvision",
+        description="Vision models that keep working when the domain changes.",
+        epilog="also: ibnvision benchmark QUESTION, ibnvision report; "
+        "--debug anywhere shows the traceback of an error.",
+    )
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], Any], text: str, *aliases: str) -> Any:
+        command = verbs.add_parser(name, help=text, description=text, aliases=list(aliases))
+        command.set_defaults(run=run)
+        return command
+
+    train = verb("train", _train, "train a config, found by name or path")
+    train.add_argument("name", help="a name of `ibnvision list configs`, or a TOML file")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=0.005 seed=1")
+    train.add_argument("--resume", action="store_true", help="go on from last.pt")
+    train.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    _data_option(train)
+
+    measure = verb("eval", _eval, "measure a trained run on domains")
+    measure.add_argument("run_or_file", metavar="RUN", help="run folder or checkpoint file")
+    measure.add_argument("--domains", nargs="+", help="default: the run's test domains")
+    measure.add_argument("--split", default="test", choices=("train", "val", "test"))
+    measure.add_argument("--out", help="also write eval.json, confusion matrices and overlays here")
+    _data_option(measure)
+
+    predict = verb("predict", _predict, "label pictures, folders, patterns or videos", "segment")
+    predict.add_argument("paths", nargs="*", metavar="PATH", help="none: drawn street scenes")
+    predict.add_argument("--weights", help="run folder or file; default: the newest below runs/")
+    predict.add_argument("--out", help="default: runs/predict, or the next free name")
+    predict.add_argument("--overwrite", action="store_true", help="replace pictures in --out")
+    predict.add_argument("--stride", type=int, default=1, help="every so many frames of a video")
+    predict.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+
+    data = verb("data", _data_make, "write a procedural set to disk: data make --out DIR")
+    data.add_argument("action", choices=("make",))
+    data.add_argument("--out", required=True)
+    data.add_argument("--domain", default="streets_day")
+    data.add_argument("--preset", default="quick")
+    data.add_argument("--split", default="train", choices=("train", "val", "test"))
+    data.add_argument("--limit", type=int, help="at most so many scenes")
+    data.add_argument("--overwrite", action="store_true")
+
+    listing = verb("list", _list, "name the configs, domains and models")
+    listing.add_argument("kind", nargs="?", choices=("configs", "domains", "models"))
+    verb("info", _info, "say what was built, what runs as kernel, and why")
+    return parser
+
+
+def _data_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data", action="append", default=[], metavar="NAME=DIR", help="such as camvid=DIR"
+    )
+
+
+_VERBS = ("train", "eval", "predict", "segment", "benchmark", "report", "data", "list", "info")

@@ -1,0 +1,365 @@
+"""Training and evaluation: two plain loops over accelerate, in one process or many (torchrun).
+
+On a CPU a run is decided by its config bit for bit, interrupted and resumed or not. Beside the
+results, see `run_folder` for the records that a run leaves and `checkpoint` for its files.
+"""
+
+import contextlib
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ibnvision import config, data
+from ibnvision.config import Config
+from ibnvision.tasks import Task
+
+from . import checkpoint, pictures, run_folder, sets
+from .progress import Interrupted, StepProgress, StopRequest, results_table
+from .run_folder import RunFolder, read_records
+from .state import State, build_model, find_task, learning_rate
+
+__all__ = ["build_model", "evaluate", "find_task", "learning_rate", "read_records", "train"]
+
+_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PICTURES_PER_DOMAIN = 3
+_CHECK_BATCHES = 1
+
+Results = dict[str, dict[str, Any]]
+
+
+def train(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train as `cfg` says and return the run folder, <out>/<task>/<name>.
+
+    `resume` goes on from the folder's last.pt, exactly; `overwrite` replaces an existing run. A
+    Ctrl-C or SIGTERM saves last.pt, prints the command that resumes, and raises KeyboardInterrupt.
+    Raises also: FileExistsError, FileNotFoundError and ValueError for a folder or config that does
+    not fit, FloatingPointError when the loss is not finite, OSError when a file cannot be written,
+    RuntimeError with advice when memory or a data worker fails.
+    """
+    with explained(cfg):
+        return _train(cfg, resume, overwrite)
+
+
+def evaluate(
+    cfg: Config,
+    model: nn.Module,
+    *,
+    domains: Sequence[str] | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+) -> Results:
+    """Measure `model` in fp32 on a split of each domain (default: the test domains of `cfg`).
+
+    Returns per domain what the task's metric computes, and `images`. With `out`, also writes
+    confusion_<domain>.png and overlays/<domain>_<i>.png there.
+    """
+    task, accelerator = find_task(cfg), _start(cfg)
+    names = list(cfg.test_domains if domains is None else domains)
+    classes = sets.class_names([cfg.train_domains[0], *names])
+    with explained(cfg):
+        found = {name: sets.build(cfg, name, split) for name in names}
+        model = model.to(accelerator.device)
+        folder = None if out is None else Path(out)
+        return _evaluate(cfg, task, model, found, classes, accelerator, out=folder)
+
+
+def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
+    begin = time.perf_counter()
+    task, accelerator = find_task(cfg), _start(cfg)
+    saved = run_folder.claim(cfg, resume=resume, overwrite=overwrite)
+    classes = sets.class_names([*cfg.train_domains, *cfg.test_domains])
+    training = sets.training_set(cfg)
+    selection = {name: sets.build(cfg, name, "val") for name in cfg.train_domains}
+    tests = {name: sets.build(cfg, name, "test") for name in cfg.test_domains}
+    _seed(cfg)
+    state = State(cfg, len(classes), accelerator.device)
+    if saved:
+        state.restore(saved)
+    accelerator.wait_for_everyone()
+    run = RunFolder(
+        cfg, main=accelerator.is_main_process, resumed_step=saved["step"] if saved else None
+    )
+    facts = run_folder.environment(accelerator.device, accelerator.num_processes)
+    run.write_env(facts)
+    _announce(run, cfg, facts, state)
+    size = [int(n) for n in training[0]["image"].shape[1:]]
+    identity = {"task": cfg.task, "config": config.to_dict(cfg), "size": size}
+    identity["classes"] = list(classes)
+
+    def save(*names: str) -> None:
+        if accelerator.is_main_process:
+            for name in names:
+                checkpoint.save(run.path / name, {**identity, **state.plain()})
+
+    def measure(found: dict[str, Dataset], **options: Any) -> Results:
+        model = state.to_evaluate
+        return _evaluate(cfg, task, model, found, classes, accelerator, **options)
+
+    def evaluate_all() -> None:
+        last = state.step == cfg.steps
+        value = measure(selection, stop=stop)
+        results = measure(tests, stop=stop, out=run.path if last and run.main else None)
+        rows = [("val", value), ("test", results)]
+        for split, found in rows:
+            for domain, row in found.items():
+                head = {"kind": "eval", "step": state.step, "split": split, "domain": domain}
+                run.record({**head, "weights": "ema" if state.ema else "model", **row})
+        table = {f"{d} ({split})": row for split, found in rows for d, row in found.items()}
+        run.print(results_table(table, f"step {state.step}"))
+        summary = _summary(cfg, results, task.score)
+        if summary:
+            run.print(summary)
+        state.evaluated = state.step
+        score = float(np.mean([row[task.score] for row in value.values()]))
+        better = score > state.best
+        state.best = max(score, state.best)
+        save("last.pt", *(["best.pt"] if better else []))
+        if run.main:
+            pictures.save_curves(run.records(), task.score, run.path / "results.png")
+
+    with StopRequest(run.console) as stop:
+        try:
+            if not saved:
+                measure({**selection, **tests}, batches=_CHECK_BATCHES, stop=stop)
+                run.print(f"data checked, first evaluation after {_since(begin)}")
+                save("last.pt")
+            _steps(cfg, task, state, accelerator, training, run, stop, evaluate_all)
+        except Interrupted:
+            save("last.pt")
+            run.print(f"stopped at step {state.step}, saved {run.path / 'last.pt'}; to go on:")
+            run.print(f"  ibnvision train {run.path / 'config.toml'} resume=true")
+            raise
+    run.print(f"done in {_since(begin)}")
+    run.print(f"folder      {run.path}")
+    run.print(f"checkpoint  {run.path / 'last.pt'} (best on source val: {run.path / 'best.pt'})")
+    run.print(f"pictures    {run.path / 'results.png'}, {run.path / 'overlays'}")
+    return run.path
+
+
+def _steps(
+    cfg: Config,
+    task: Task,
+    state: State,
+    accelerator: Accelerator,
+    training: Dataset,
+    run: RunFolder,
+    stop: StopRequest,
+    evaluate_all: Callable[[], None],
+) -> None:
+    """The training loop, from `state.step` to the last step; evaluates where it is due."""
+    device, world = accelerator.device, accelerator.num_processes
+    first = state.position // cfg.batch_size
+    count = (cfg.steps - state.step) * cfg.grad_accum * world
+    length: int = len(training)  # type: ignore[arg-type]
+    order = sets.StepSampler(length, cfg.batch_size, cfg.seed, first, first + count)
+    model = accelerator.prepare_model(state.model)
+    forward: Any = torch.compile(model) if cfg.compile else model
+    loader = sets.loader(cfg, training, batch_sampler=order)
+    batches = iter(accelerator.prepare_data_loader(loader))
+    pending: list[Tensor] = []
+    clock, counted = time.perf_counter(), state.step
+    with StepProgress(run.console, cfg.steps, state.step) as progress:
+        while True:
+            due = bool(cfg.eval_every) and state.step > 0 and state.step % cfg.eval_every == 0
+            if (due or state.step == cfg.steps) and state.evaluated < state.step:
+                _settle(cfg, state, pending, run)
+                pause = time.perf_counter()
+                evaluate_all()
+                clock += time.perf_counter() - pause
+            if state.step == cfg.steps:
+                return
+            if stop.raised:
+                _settle(cfg, state, pending, run)
+                stop.check()
+            lr = learning_rate(cfg, state.step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            pending.append(_step(cfg, task, state, accelerator, forward, batches, model).detach())
+            state.step += 1
+            state.position += cfg.batch_size * cfg.grad_accum * world
+            if state.ema:
+                state.ema.update_parameters(state.model)
+            progress.advance()
+            if state.step % cfg.log_every == 0 or state.step == cfg.steps:
+                _settle(cfg, state, pending, run)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                now = time.perf_counter()
+                images = (state.step - counted) * cfg.batch_size * cfg.grad_accum * world
+                rate, loss = images / (now - clock), float(np.mean(state.losses))
+                clock, counted, state.losses = now, state.step, []
+                row = {"kind": "train", "step": state.step, "loss": loss, "lr": lr}
+                run.record({**row, "images_per_s": rate})
+                text = progress.line(state.step, loss, lr, rate, device)
+                if progress.plain:
+                    run.print(text)
+
+
+def _step(
+    cfg: Config,
+    task: Task,
+    state: State,
+    accelerator: Accelerator,
+    forward: nn.Module,
+    batches: Iterator[dict[str, Any]],
+    model: nn.Module,
+) -> Tensor:
+    """One optimizer step over `grad_accum` batches; returns the mean loss."""
+    half, kind = cfg.precision != "fp32", accelerator.device.type
+    total = torch.zeros((), device=accelerator.device)
+    state.model.train()
+    for part in range(cfg.grad_accum):
+        batch = next(batches)
+        place = (state.step, part, accelerator.process_index)
+        batch = task.augment(batch, cfg.augment, sets.step_generator(cfg.seed, *place))
+        if cfg.channels_last:
+            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+        last = part == cfg.grad_accum - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            with torch.autocast(kind, _AUTOCAST[cfg.precision], enabled=half):
+                loss = task.compute_loss(forward, batch, cfg) / cfg.grad_accum
+            state.scaler.scale(loss).backward()
+        total += loss.detach()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return total
+
+
+def _settle(cfg: Config, state: State, pending: list[Tensor], run: RunFolder) -> None:
+    """Bring the losses to the host; raises FloatingPointError for the first that is not finite."""
+    values = torch.stack(pending).tolist() if pending else []
+    for index, value in enumerate(values):
+        if not np.isfinite(value):
+            step = state.step - len(values) + index
+            raise FloatingPointError(
+                f"the loss is {value} at step {step} (lr {learning_rate(cfg, step):.3g}); "
+                "try a lower lr, more warmup or precision=fp32. The last checkpoint is "
+                f"{run.path / 'last.pt'}"
+            )
+    state.losses += values
+    pending.clear()
+
+
+@torch.no_grad()
+def _evaluate(
+    cfg: Config,
+    task: Task,
+    model: nn.Module,
+    found: Mapping[str, Dataset],
+    classes: Sequence[str],
+    accelerator: Accelerator,
+    *,
+    stop: StopRequest | None = None,
+    batches: int | None = None,
+    out: Path | None = None,
+) -> Results:
+    """The evaluation loop, without augmentation and autocast; `batches` makes it a quick check."""
+    training = model.training
+    model.eval()
+    results: Results = {}
+    for domain, dataset in found.items():
+        metric, shown = task.new_metric(classes), 0
+        for index, batch in enumerate(accelerator.prepare_data_loader(sets.loader(cfg, dataset))):
+            if stop:
+                stop.check()
+            if index == batches:
+                break
+            prediction = task.predict(model, batch["image"])
+            both = accelerator.gather_for_metrics((prediction, batch["target"]))
+            metric.update(*both)
+            while out and shown < min(_PICTURES_PER_DOMAIN, len(prediction)):
+                picture = task.draw(
+                    batch["image"][shown],
+                    batch["target"][shown],
+                    prediction[shown],
+                    classes=classes,
+                    palette=torch.tensor(data.PALETTE),
+                )
+                pictures.save_png(picture, out / "overlays" / f"{domain}_{shown}.png")
+                shown += 1
+        results[domain] = {"images": len(dataset), **metric.compute()}  # type: ignore[arg-type]
+        if out and hasattr(metric, "confusion"):
+            path = out / f"confusion_{domain}.png"
+            pictures.save_confusion(metric.confusion, classes, domain, path)
+    model.train(training)
+    return results
+
+
+def _summary(cfg: Config, results: Results, score: str) -> str:
+    """Source, mean of the targets without stress domains, and gap, where both were measured."""
+    scores = {d: row[score] for d, row in results.items() if not data.DOMAINS[d].stress}
+    source = [v for domain, v in scores.items() if domain in cfg.train_domains]
+    targets = [v for domain, v in scores.items() if domain not in cfg.train_domains]
+    if not source or not targets:
+        return ""
+    home, away = float(np.mean(source)), float(np.mean(targets))
+    parts = f"source {home:.1f}, mean of {len(targets)} targets {away:.1f}, gap {home - away:.1f}"
+    return f"{score.removesuffix('_pct')} %: {parts}"
+
+
+def _announce(run: RunFolder, cfg: Config, facts: Mapping[str, Any], state: State) -> None:
+    run.print(config.dump(cfg).rstrip())
+    run.print(f"device {facts['device']}, {facts['threads']} of {facts['cores']} cores")
+    for name, path in facts["ops"].items():
+        run.print(f"op {name}: {path}")
+    weights = sum(p.numel() for p in state.model.parameters())
+    run.print(f"{cfg.model}: {weights / 1e6:.2f} M parameters; folder {run.path}")
+    if state.step:
+        run.print(f"resumed at step {state.step}")
+
+
+def _start(cfg: Config) -> Accelerator:
+    """Set threads and device."""
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no CUDA device: use device=cpu or auto")
+    torch.set_num_threads(
+        run_folder.usable_cores() if isinstance(cfg.threads, str) else cfg.threads
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice of accelerate about launchers
+        return Accelerator(cpu=cfg.device == "cpu", mixed_precision="no")
+
+
+def _seed(cfg: Config) -> None:
+    random.seed(cfg.seed)
+    np.random.seed(cfg.seed % 2**32)
+    torch.manual_seed(cfg.seed)
+    if cfg.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@contextlib.contextmanager
+def explained(cfg: Config) -> Iterator[None]:
+    """Turn the two failures whose own messages do not help into advice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if memory or "can't allocate memory" in text:
+            size = "x".join(map(str, cfg.size)) or f"that of preset {cfg.preset}"
+            raise RuntimeError(
+                f"out of memory: lower batch_size (now {cfg.batch_size}; "
+                f"grad_accum keeps the sum), use a smaller size (now {size}) "
+                f"or precision=bf16 (now {cfg.precision})"
+            ) from error
+        if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed" in text):
+            raise RuntimeError(
+                f"a data worker died (workers = {cfg.workers}): use workers=0 to see its own "
+                f"error, or fewer workers if memory or /dev/shm is short. {text.splitlines()[0]}"
+            ) from error
+        raise
+
+
+def _since(begin: float) -> str:
+    return f"{time.perf_counter() - begin:.1f} s"

@@ -1,0 +1,76 @@
+"""Pictures of a run, drawn without a display."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .checkpoint import write_atomic
+
+
+def save_png(picture: Tensor, path: Path) -> None:
+    """Write uint8 [C, H, W], RGB or one grey channel, as PNG."""
+    from ibnvision.data.opencv import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.ascontiguousarray(picture.cpu().permute(1, 2, 0).numpy()[..., ::-1])
+    write_atomic(path, cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def save_curves(records: Sequence[Mapping[str, Any]], score: str, path: Path) -> None:
+    """Training loss and the score of every domain over the steps, from metrics.jsonl."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses = [(row["step"], row["loss"]) for row in records if row["kind"] == "train"]
+    if losses:
+        left.plot(*zip(*losses, strict=True), color="#20639b")
+    left.set(xlabel="step", ylabel="training loss")
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in records:
+        if row["kind"] == "eval" and row[score] is not None:
+            label = f"{row['domain']} ({row['split']})"
+            curves.setdefault(label, []).append((row["step"], row[score]))
+    for label, points in curves.items():
+        dashed = "--" if label.endswith("(val)") else "-"
+        right.plot(*zip(*points, strict=True), dashed, marker="o", markersize=3, label=label)
+    right.set(xlabel="step", ylabel=score.replace("_pct", " (%)"), ylim=(0, 100))
+    if curves:
+        right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save_figure(figure, path)
+
+
+def save_confusion(counts: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
+    """Confusion matrix [K, K], row = labelled class, in percent of its row; absent: empty."""
+    from matplotlib.figure import Figure
+
+    pixels = counts.double().numpy()
+    share = np.full_like(pixels, np.nan)
+    total = pixels.sum(1, keepdims=True)
+    np.divide(100 * pixels, total, out=share, where=total > 0)
+    side = 2 + 0.55 * len(classes)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(share):
+        if not np.isnan(value):
+            ink = "white" if value > 55 else "black"
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ink)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="labelled")
+    axes.set_title(f"{title}: % of labelled pixels", fontsize=9)
+    _save_figure(figure, path)
+
+
+def _save_figure(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomic(path, buffer.getvalue())

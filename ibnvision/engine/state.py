@@ -1,0 +1,97 @@
+"""The state of a training: everything that its next step depends on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ibnvision.config import Config, nearest
+from ibnvision.tasks import TASKS, Task
+
+from . import checkpoint
+
+
+def find_task(cfg: Config) -> Task:
+    """The module of `cfg.task`; KeyError with the nearest name."""
+    if cfg.task not in TASKS:
+        raise KeyError(f"unknown task {cfg.task!r}: {nearest(cfg.task, TASKS)}")
+    return TASKS[cfg.task]
+
+
+def build_model(cfg: Config, num_classes: int) -> nn.Module:
+    """The network of `cfg`, on the CPU, with fresh weights."""
+    task = find_task(cfg)
+    return task.build_model(
+        cfg.model, num_classes=num_classes, mean=cfg.mean, std=cfg.std, **cfg.model_args
+    )
+
+
+def learning_rate(cfg: Config, step: int) -> float:
+    """The rate of optimizer step `step`, counted from 0: linear warm-up times the schedule."""
+    rising = min(1.0, (step + 1) / cfg.warmup) if cfg.warmup else 1.0
+    falling = (1 - step / cfg.steps) ** cfg.power if cfg.schedule == "poly" else 1.0
+    return cfg.lr * rising * falling
+
+
+class State:
+    """All that a checkpoint holds: everything that the next step depends on."""
+
+    def __init__(self, cfg: Config, num_classes: int, device: torch.device) -> None:
+        layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
+        self.model = build_model(cfg, num_classes).to(device).to(memory_format=layout)
+        if cfg.optimizer == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                self.model.parameters(),
+                lr=cfg.lr,
+                momentum=cfg.momentum,
+                nesterov=cfg.nesterov and cfg.momentum > 0,
+                weight_decay=cfg.weight_decay,
+            )
+        else:
+            self.optimizer = torch.optim.AdamW(
+                self.model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay
+            )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
+        average = get_ema_multi_avg_fn(cfg.ema)
+        self.ema = AveragedModel(self.model, multi_avg_fn=average) if cfg.ema else None
+        self.step = 0  # optimizer steps done
+        self.position = 0  # training samples read
+        self.evaluated = 0  # the last step that was evaluated
+        self.best = -1.0
+        self.losses: list[float] = []  # since the last log line
+
+    @property
+    def to_evaluate(self) -> nn.Module:
+        return self.ema.module if self.ema else self.model
+
+    def plain(self) -> dict[str, Any]:
+        ema = self.ema
+        return {
+            "model": self.model.state_dict(),
+            "ema": {"weights": ema.module.state_dict(), "updates": int(ema.n_averaged)}
+            if ema
+            else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "schedule": {"step": self.step},
+            "sampler": {"position": self.position},
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "losses": self.losses,
+            "rng": checkpoint.random_state(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        if self.ema:
+            self.ema.module.load_state_dict(saved["ema"]["weights"])
+            self.ema.n_averaged.fill_(saved["ema"]["updates"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.step, self.position = saved["step"], saved["sampler"]["position"]
+        self.evaluated, self.best = saved["evaluated"], saved["best"]
+        self.losses = list(saved["losses"])
+        checkpoint.restore_random_state(saved["rng"])

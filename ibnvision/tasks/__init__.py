@@ -1,0 +1,69 @@
+"""Tasks: what a batch means. A task is a module with the functions of `Task`, listed in `TASKS`."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Generator, Tensor, nn
+
+from . import segmentation
+
+Batch = dict[str, Any]
+
+
+class Metric(Protocol):
+    """A measure over a whole set."""
+
+    def update(self, prediction: Tensor, target: Tensor) -> None: ...
+
+    def compute(self) -> dict[str, Any]: ...
+
+
+class Task(Protocol):
+    """The functions that the engine calls; images are float RGB in [0, 1] throughout."""
+
+    score: str  # the key of the metric's result that is compared; larger is better
+
+    def build_model(
+        self,
+        name: str,
+        *,
+        num_classes: int,
+        mean: Sequence[float] = ...,
+        std: Sequence[float] = ...,
+        **args: Any,
+    ) -> nn.Module:
+        """The network of this task, with the normalization of its input inside."""
+        ...
+
+    def augment(self, batch: Batch, mode: str, generator: Generator) -> Batch:
+        """A changed copy of a training batch; `generator` is the only source of chance."""
+        ...
+
+    def compute_loss(self, model: nn.Module, batch: Batch, cfg: Any) -> Tensor:
+        """The training loss of a batch, a scalar."""
+        ...
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """What the metric and the pictures take."""
+        ...
+
+    def new_metric(self, classes: Sequence[str]) -> Metric:
+        """An empty measure."""
+        ...
+
+    def draw(
+        self,
+        image: Tensor,
+        target: Tensor | None,
+        prediction: Tensor,
+        *,
+        classes: Sequence[str],
+        palette: Tensor,
+    ) -> Tensor:
+        """A picture for people, uint8 [3, h, w]."""
+        ...
+
+
+TASKS: dict[str, Task] = {"segmentation": segmentation}
+
+__all__ = ["TASKS", "Batch", "Metric", "Task"]

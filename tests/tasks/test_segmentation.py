@@ -1,0 +1,110 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ibnvision.tasks import TASKS, segmentation
+
+CLASSES = ("road", "sky", "car")
+PALETTE = torch.tensor([[128, 64, 128], [70, 130, 180], [0, 0, 142]], dtype=torch.uint8)
+
+
+def batch(count=64, height=3, width=5):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(count, 3, height, width, generator=generator)
+    target = torch.randint(0, 3, (count, height, width), generator=generator)
+    return {"image": image, "target": target, "domain": ["d"] * count}
+
+
+def seeded():
+    return torch.Generator().manual_seed(7)
+
+
+def test_the_task_is_listed():
+    assert TASKS["segmentation"] is segmentation
+
+
+def test_flip_turns_about_half_of_the_images_with_their_targets():
+    old = batch()
+    new = segmentation.augment(old, "flip", seeded())
+    turned = [
+        bool((a == b.flip(-1)).all()) for a, b in zip(new["image"], old["image"], strict=True)
+    ]
+    assert 20 < sum(turned) < 44
+    for i, flip in enumerate(turned):
+        image, target = old["image"][i], old["target"][i]
+        assert torch.equal(new["image"][i], image.flip(-1) if flip else image)
+        assert torch.equal(new["target"][i], target.flip(-1) if flip else target)
+    assert torch.equal(old["image"], batch()["image"])  # the given batch is untouched
+
+
+def test_jitter_sees_the_same_flips_and_changes_each_image_by_one_gain_and_offset_per_channel():
+    old = batch()
+    old["image"] = 0.3 + 0.1 * old["image"]  # far from the cut at 0 and 1
+    flipped = segmentation.augment(old, "flip", seeded())
+    new = segmentation.augment(old, "jitter", seeded())
+    assert torch.equal(new["target"], flipped["target"])
+    x, y = flipped["image"].flatten(2), new["image"].flatten(2)
+    gain = (y.amax(2) - y.amin(2)) / (x.amax(2) - x.amin(2))
+    offset = y.amin(2) - gain * x.amin(2)
+    uncut = (y.amin(2) > 0) & (y.amax(2) < 1)
+    assert uncut.float().mean() > 0.7
+    assert 0.4 * 0.5 - 1e-3 < gain[uncut].min() and gain[uncut].max() < 1.6 * 1.3 + 1e-3
+    assert gain[uncut].std() > 0.2
+    assert offset[uncut].abs().max() < 0.15 + 1e-3
+    assert new["image"].amin() >= 0 and new["image"].amax() <= 1
+
+
+def test_no_augmentation_and_the_same_source_of_chance():
+    assert torch.equal(segmentation.augment(batch(), "none", seeded())["image"], batch()["image"])
+    one, two = (segmentation.augment(batch(), "jitter", seeded())["image"] for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_loss_is_the_mean_over_labelled_pixels():
+    given = batch(2)
+    given["target"][0, 0] = 255
+    model = nn.Conv2d(3, 3, 1)
+    loss = segmentation.compute_loss(model, given, SimpleNamespace())
+    expected = F.cross_entropy(model(given["image"]), given["target"], ignore_index=255)
+    torch.testing.assert_close(loss, expected)
+    given["target"][:] = 255
+    assert segmentation.compute_loss(model, given, SimpleNamespace()).item() == 0
+
+
+def test_the_model_normalizes_its_input():
+    model = segmentation.Normalized(nn.Identity(), (0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    image = torch.rand(2, 3, 4, 4)
+    expected = torch.stack(
+        [(image[:, 0] - 0.1) / 0.5, image[:, 1] - 0.2, (image[:, 2] - 0.3) / 2], 1
+    )
+    torch.testing.assert_close(model(image), expected)
+    assert torch.equal(segmentation.predict(model, image), expected.argmax(1))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_picture_shows_panels_in_the_palette(known):
+    ids = torch.zeros(12, 16, dtype=torch.int64)
+    ids[:6] = 1
+    target = torch.full_like(ids, 2) if known else None
+    picture = segmentation.draw(
+        torch.zeros(3, 12, 16), target, ids, classes=CLASSES, palette=PALETTE
+    )
+    factor, panels = 20, 3 if known else 2  # 12 rows become 240
+    assert picture.dtype == torch.uint8
+    assert picture.shape[2] == panels * 16 * factor + (panels - 1) * 4
+    middle = picture[:, 20 + 6 * factor - 5, :]  # in the upper half, just above its end
+    assert middle[:, 5].tolist() == [0, 0, 0]
+    shown = (0.7 * PALETTE[1].float()).tolist()
+    assert middle[:, -5].tolist() == pytest.approx(shown, abs=1)
+    if known:
+        shown = (0.7 * PALETTE[2].float()).tolist()
+        assert middle[:, 16 * factor + 9].tolist() == pytest.approx(shown, abs=1)
+
+
+def test_ignored_pixels_stay_unpainted():
+    ids = torch.full((12, 16), 255)
+    picture = segmentation.draw(torch.ones(3, 12, 16), None, ids, classes=CLASSES, palette=PALETTE)
+    assert picture[:, 60, -5].tolist() == [255, 255, 255]

@@ -1,0 +1,181 @@
+import json
+import shutil
+
+import cv2
+import pytest
+import torch
+
+from ibnvision import cli, config
+from ibnvision.engine import checkpoint, read_records
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of the tiny config with the real model, data and command line."""
+    out = tmp_path_factory.mktemp("cli") / "runs"
+    assert cli.main(["train", "seg_streets_tiny", f"out={out}", "threads=1", "device=cpu"]) == 0
+    return out / "segmentation" / "seg_streets_tiny"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def error_of(capsys, *words):
+    assert cli.main(words) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1
+    return text
+
+
+def test_train_with_the_tiny_config_lowers_its_loss(trained):
+    rows = read_records(trained)
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert losses[-1] < 0.9 * losses[0]
+    assert {(row["split"], row["domain"]) for row in rows if row["kind"] == "eval"} == {
+        ("val", "streets_day"),
+        ("test", "streets_day"),
+        ("test", "streets_night"),
+    }
+    assert checkpoint.load(trained / "last.pt")["size"] == [32, 48]
+
+
+def test_train_again_says_what_to_do(trained, capsys):
+    words = ["train", str(trained / "config.toml")]
+    assert "resume=true" in error_of(capsys, *words)
+    assert "changed: lr (0.05 -> 0.1)" in error_of(capsys, *words, "resume=true", "lr=0.1")
+    assert cli.main([*words, "resume=true"]) == 0
+    assert "done in" in capsys.readouterr().out
+    assert "resume must be true or false, got 'yes'" in error_of(capsys, *words, "resume=yes")
+
+
+def test_eval_repeats_the_numbers_of_the_run(trained, tmp_path, capsys):
+    out = tmp_path / "eval"
+    assert cli.main(["eval", str(trained), "--out", str(out)]) == 0
+    assert "streets_night" in capsys.readouterr().out
+    report = json.loads((out / "eval.json").read_text())
+    last = read_records(trained)[-1]
+    assert last["domain"] == "streets_night"
+    found = report["domains"]["streets_night"]
+    assert found["miou_pct"] == pytest.approx(last["miou_pct"], abs=1e-9)
+    assert found["iou_pct"] == pytest.approx(last["iou_pct"], nan_ok=True)
+    assert "left out of the mean" in report["absent_rule"]
+    assert (out / "confusion_streets_day.png").is_file()
+
+
+def test_predict_without_a_path_draws_scenes_with_the_newest_run(trained, tmp_path, capsys):
+    assert "train first" in error_of(capsys, "predict")
+    shutil.copytree(trained, tmp_path / "runs" / "segmentation" / "mine")
+    assert cli.main(["predict"]) == 0
+    assert "runs/segmentation/mine/last.pt" in capsys.readouterr().out
+    overlays = sorted((tmp_path / "runs" / "predict").glob("*_overlay.png"))
+    assert len(overlays) == 8 and overlays[0].name == "streets_day_0_overlay.png"
+    label = cv2.imread(str(overlays[0]).replace("overlay", "label"), cv2.IMREAD_UNCHANGED)
+    assert label.shape == (32, 48) and label.max() < 8
+    assert cli.main(["segment"]) == 0
+    assert (tmp_path / "runs" / "predict2").is_dir()
+
+
+def test_predict_takes_files_folders_patterns_and_videos(trained, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    pixels = (torch.rand(60, 100, 3) * 255).byte().numpy()
+    cv2.imwrite(str(folder / "a.png"), pixels)
+    cv2.imwrite(str(folder / "b.jpg"), pixels)
+    (folder / "notes.txt").write_text("no picture")
+    video = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64)
+    )
+    for _ in range(5):
+        video.write((torch.rand(64, 96, 3) * 255).byte().numpy())
+    video.release()
+    weights = ["--weights", str(trained)]
+
+    def names(out):
+        return sorted(p.name for p in (tmp_path / out).glob("*_overlay.png"))
+
+    assert cli.main(["predict", "pictures", *weights, "--out", "one"]) == 0
+    assert names("one") == ["a_overlay.png", "b_overlay.png"]
+    label = cv2.imread(str(tmp_path / "one" / "a_label.png"), cv2.IMREAD_UNCHANGED)
+    assert label.shape == (60, 100)
+    words = ["predict", "pictures/*.png", "pictures/b.jpg", "pictures/a.png", *weights]
+    assert cli.main([*words, "--out", "two"]) == 0
+    assert names("two") == ["a_2_overlay.png", "a_overlay.png", "b_overlay.png"]
+    assert cli.main(["predict", "clip.avi", *weights, "--out", "three", "--stride", "2"]) == 0
+    assert names("three") == [f"clip_{i:06d}_overlay.png" for i in (0, 2, 4)]
+    assert "a_overlay.png exists" in error_of(
+        capsys, "predict", "pictures", *weights, "--out", "one"
+    )
+    assert cli.main(["predict", "pictures", *weights, "--out", "one", "--overwrite"]) == 0
+
+
+def test_predict_names_what_it_cannot_use(trained, tmp_path, capsys):
+    weights = ["--weights", str(trained)]
+    assert "no file, folder or match for gone.png" in error_of(
+        capsys, "predict", "gone.png", *weights
+    )
+    (tmp_path / "empty").mkdir()
+    assert "no pictures" in error_of(capsys, "predict", "empty", *weights)
+    (tmp_path / "notes.txt").write_text("text")
+    assert "notes.txt must be a picture or a video" in error_of(
+        capsys, "predict", "notes.txt", *weights
+    )
+    (tmp_path / "bad.png").write_bytes(b"not a png")
+    assert "bad.png cannot be read as a picture" in error_of(capsys, "predict", "bad.png", *weights)
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    assert "bad.mp4 cannot be read as a video" in error_of(capsys, "predict", "bad.mp4", *weights)
+    assert "must be a checkpoint or a folder" in error_of(capsys, "predict", "--weights", "empty")
+    assert "stride must be at least 1" in error_of(capsys, "predict", *weights, "--stride", "0")
+
+
+def test_weights_that_do_not_fit_are_named(trained, tmp_path, capsys):
+    state = checkpoint.load(trained / "last.pt")
+    state["model"].popitem()
+    torch.save(state, tmp_path / "torn.pt")
+    assert "torn.pt does not fit the model" in error_of(capsys, "eval", "torn.pt")
+
+
+def test_unknown_names_come_with_the_nearest(trained, capsys):
+    assert "did you mean 'train'" in error_of(capsys, "trian")
+    assert "did you mean 'streets_quick'" in error_of(capsys, "train", "streets_quik")
+    assert "did you mean 'momentum'" in error_of(capsys, "train", "streets_quick", "momentun=1")
+    assert "did you mean 'ops'" in error_of(capsys, "benchmark", "op")
+    assert "streets_fog" in error_of(capsys, "eval", str(trained), "--domains", "streets_fgo")
+    assert "--data must read NAME=DIR" in error_of(capsys, "eval", str(trained), "--data", "x")
+
+
+def test_debug_raises(capsys):
+    with pytest.raises(KeyError, match="streets_quick"):
+        cli.main(["--debug", "train", "streets_quik"])
+
+
+def test_data_option_reaches_the_config(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "ibnvision.engine.train", lambda cfg, **flags: seen.update(cfg=cfg, **flags)
+    )
+    words = ["train", "seg_streets_tiny", "lr=0.2", "--data", "camvid=/x", "overwrite=true"]
+    assert cli.main(words) == 0
+    assert (seen["cfg"].data, seen["cfg"].lr) == ({"camvid": "/x"}, 0.2)
+    assert (seen["resume"], seen["overwrite"]) == (False, True)
+
+
+def test_list_and_info_name_what_there_is(capsys):
+    assert cli.main(["list"]) == 0
+    text = capsys.readouterr().out
+    for name in (*config.names(), "streets_night", "camvid_dusk", "resnet50_ibn_a"):
+        assert name in text
+    assert cli.main(["list", "configs"]) == 0
+    assert "resnet50_ibn_a" not in capsys.readouterr().out
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert f"torch: {torch.__version__}" in text and "ibn_norm" in text
+
+
+def test_data_make_writes_a_set(tmp_path, capsys):
+    words = ["data", "make", "--out", "set", "--preset", "tiny", "--limit", "2"]
+    assert cli.main(words) == 0
+    assert (tmp_path / "set" / "contact_sheet.png").is_file()
+    assert len(list((tmp_path / "set" / "images").iterdir())) == 2
+    assert "exists" in error_of(capsys, *words)
