@@ -1,0 +1,1 @@
+"""Benchmarks: one file, one question. Each has `main(argv)`, run by `ibnvision benchmark NAME`."""

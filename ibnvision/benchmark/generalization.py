@@ -1,0 +1,327 @@
+"""Does a network that saw one domain read others?   ibnvision benchmark generalization
+
+Rows BN, BN + colour jitter, IBN-a, IBN-b; every row and seed is a training of its own, in its own
+process with one thread. A restart reuses finished runs and goes on with interrupted ones. Leaves
+results.json, table.md, report.html, records.jsonl, the runs, and segmenter.pt, which
+`ibnvision predict` finds.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ibnvision import data, engine
+from ibnvision.config import Config, to_dict
+from ibnvision.data.shifts import APPEARANCE_HASH
+from ibnvision.engine.run_folder import usable_cores
+from ibnvision.metrics import ABSENT_RULE
+from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
+from ibnvision.tasks import TASKS
+
+from . import measure, pictures, record, report, scores, targets
+from .runs import (
+    ROWS,
+    Job,
+    Outcome,
+    State,
+    dataset_of,
+    final_scores,
+    fingerprints,
+    plan,
+    protocol_of,
+    roles_of,
+    run_jobs,
+)
+
+CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick"}
+SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
+MINUTES = {"tiny": 0.0, "quick": 9.0}
+SELECTION = (
+    "Scores are those of the last checkpoint after a fixed number of steps: nothing is selected, "
+    "and every hyper-parameter was chosen on the source alone."
+)
+
+
+def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
+    """Training images per CPU second of each norm, one thread, kernels on and off, interleaved."""
+    found = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for job in {job.row.ibn: job for job in reversed(jobs)}.values():
+            cfg = job.cfg
+            classes = data.classes(cfg.train_domains[0])
+            items = dataset_of(cfg, cfg.train_domains[0], "train", limit=cfg.batch_size)
+            picked = [items[i] for i in range(len(items))]
+            batch = {k: torch.stack([item[k] for item in picked]) for k in ("image", "target")}
+            model = engine.build_model(cfg, len(classes)).train()
+            step = _step(cfg, model, batch)
+            calls: dict[str, Callable[[], object]] = {"fallback": _in_reference(step)}
+            if not why_no_kernel("ibn_norm_forward", batch["image"]):
+                calls["kernel"] = step
+            for ops, sample in measure.interleave(calls, repeats, warmup=1).items():
+                rate = len(picked) / sample[:, measure.CPU]
+                spread = measure.spread(rate)
+                median = float(sorted(rate)[len(rate) // 2])
+                norm = {"none": "BN", "a": "IBN-a", "b": "IBN-b"}[job.row.ibn]
+                found.append(
+                    {
+                        "row": norm,
+                        "ops": ops,
+                        "images_per_s": median,
+                        "spread": spread,
+                        "n": repeats,
+                    }
+                )
+    finally:
+        torch.set_num_threads(before)
+    return found[::-1]
+
+
+def _step(cfg: Config, model: torch.nn.Module, batch: dict[str, Any]) -> Callable[[], object]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=cfg.momentum)
+
+    def step() -> None:
+        TASKS[cfg.task].compute_loss(model, batch, cfg).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _in_reference(step: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with reference_ops():
+            step()
+
+    return run
+
+
+def scene_seconds(cfg: Config, count: int = 12) -> float:
+    """CPU seconds to draw and render one source scene that this process has not drawn yet."""
+    dataset = dataset_of(cfg, cfg.train_domains[0], "val", limit=count)
+    dataset[0]
+    start = time.process_time()
+    for i in range(1, len(dataset)):
+        dataset[i]
+    return (time.process_time() - start) / (len(dataset) - 1)
+
+
+def collect(
+    jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
+) -> dict[str, Any]:
+    """results.json: everything that table, page and records are made from."""
+    roles = roles_of(jobs[0].cfg)
+    first = [job for job in jobs if job.seed == jobs[0].seed]
+    prints = fingerprints(jobs[0].cfg)
+    rows: list[dict[str, Any]] = []
+    for row in ROWS:
+        runs: list[dict[str, Any]] = []
+        for job in (j for j in outcome.done if j.row == row):
+            found = final_scores(job)
+            assert found is not None
+            runs.append(
+                {
+                    "seed": job.seed,
+                    "folder": str(job.folder),
+                    "scores": {d: r["miou_pct"] for d, r in found.items()},
+                    "iou": {d: r["iou_pct"] for d, r in found.items()},
+                    "wall_s": state.runs[job.cfg.name].get("wall_s"),
+                    "reused": job.cfg.name in outcome.reused,
+                }
+            )
+        runs.sort(key=lambda run: run["seed"])
+        command = next(j for j in first if j.row == row).command(config_name)[3:]
+        failed = {
+            j.cfg.name: outcome.failed[j.cfg.name]
+            for j in jobs
+            if j.row == row and j.cfg.name in outcome.failed
+        }
+        rows.append(
+            {
+                "name": row.name,
+                "augment": row.augment,
+                "command": shlex.join(["ibnvision", *command]),
+                "runs": runs,
+                "failed": failed,
+            }
+        )
+    by_seed = {r["name"]: {run["seed"]: run["scores"] for run in r["runs"]} for r in rows}
+    return {
+        "environment": common,
+        "config": to_dict(jobs[0].cfg),
+        "config_name": config_name,
+        "classes": list(data.classes(jobs[0].cfg.train_domains[0])),
+        "roles": roles,
+        "images": {d: len(dataset_of(jobs[0].cfg, d, "test")) for d in roles},
+        "fingerprints": prints,
+        "recipe": APPEARANCE_HASH,
+        "protocol": protocol_of(prints, *(job.cfg for job in first)),
+        "selection": SELECTION,
+        "absent_rule": ABSENT_RULE,
+        "dropped_seeds": outcome.dropped,
+        "ops": kernel_report(),
+        "rows": rows,
+        "summary": scores.summarize({name: runs for name, runs in by_seed.items() if runs}, roles),
+    }
+
+
+def records_of(results: Mapping[str, Any], common: record.Record) -> list[record.Record]:
+    """One record per cell of the table, per throughput, and per number that a target judges."""
+    common = common | {
+        "threads": 1,
+        "protocol": results["protocol"],
+        "dtype": "fp32",
+        "format": "nchw",
+    }
+    summary, roles = results["summary"], results["roles"]
+    found = []
+    for row in results["rows"]:
+        for column, cell in summary.get(row["name"], {}).items():
+            found.append(
+                {
+                    "metric": "miou",
+                    "model": row["name"],
+                    "augment": row["augment"],
+                    "column": column,
+                }
+                | {"value": cell["mean"], "std": cell["std"], "n": cell["n"], "unit": "% mIoU"}
+                | {"role": roles.get(column, "derived")}
+                | {k: cell[k] for k in ("low", "high") if k in cell}
+            )
+    for t in results["throughput"]:
+        found.append(
+            {
+                "metric": "training images/s",
+                "model": t["row"],
+                "backend": t["ops"],
+                "unit": "images/CPU-s",
+            }
+            | {"value": t["images_per_s"], "spread": t["spread"], "n": t["n"]}
+        )
+    judged: dict[str, Any] = {}
+    gain = scores.advantage(summary, "IBN-b", scores.BASE, scores.MEAN)
+    home = scores.advantage(summary, "IBN-b", scores.BASE, scores.SOURCE)
+    judged["IBN-b above BN, synthetic target mean"] = gain and gain["mean"]
+    judged["IBN-b's source from BN's, absolute"] = home and abs(home["mean"])
+    for name in ("IBN-a", "IBN-b"):
+        dusk = scores.advantage(summary, name, scores.BASE, "camvid_dusk")
+        judged[f"{name} above BN on camvid_dusk, least seed"] = dusk and dusk["least"]
+    judged["streets scene of the quick preset, one domain"] = results["scene_cpu_s"]
+    if not any(run["reused"] for row in results["rows"] for run in row["runs"]):
+        judged["whole benchmark"] = results["wall_s"]
+    found += [
+        {"metric": name, "value": value, "n": 1}
+        for name, value in judged.items()
+        if value is not None
+    ]
+    return [common | fields for fields in found]
+
+
+def leave_segmenter(results: Mapping[str, Any], out: Path) -> Path | None:
+    """Copy last.pt of the first seed of IBN-b (else IBN-a) to segmenter.pt: no score chooses."""
+    rows = {row["name"]: row["runs"] for row in results["rows"] if row["runs"]}
+    runs = rows.get("IBN-b") or rows.get("IBN-a")
+    if not runs:
+        return None
+    temporary, final = out / ".segmenter.pt", out / "segmenter.pt"
+    shutil.copyfile(Path(runs[0]["folder"]) / "last.pt", temporary)
+    temporary.replace(final)
+    return final
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; 0, or 1 when a training failed."""
+    parser = argparse.ArgumentParser(
+        prog="ibnvision benchmark generalization",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of the config, for every row"
+    )
+    parser.add_argument("--preset", choices=sorted(CONFIGS), default="quick")
+    parser.add_argument("--config", help="a config name or TOML file in place of the preset's")
+    parser.add_argument("--seeds", help="such as 0,1,2")
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="camvid=DIR", help="real frames as targets"
+    )
+    parser.add_argument("--workers", type=int, help="trainings side by side (2; 1 on one core)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="budget, whole seeds are dropped to keep it; 0: none (quick 9)",
+    )
+    parser.add_argument("--out", help="folder (runs/generalization_<preset>)")
+    parser.add_argument("--record", help="also append the records to this JSON-lines file")
+    args = parser.parse_args(argv)
+    begin = time.perf_counter()
+    try:
+        seeds = [int(s) for s in args.seeds.split(",")] if args.seeds else list(SEEDS[args.preset])
+    except ValueError:
+        parser.error(f"--seeds must be integers separated by commas, got {args.seeds!r}")
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        parser.error(f"--seeds must be different and not negative, got {args.seeds}")
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers must be at least 1, got {args.workers}")
+    for pair in args.data:
+        if not pair.startswith("camvid="):
+            parser.error(f"--data must read camvid=DIR, got {pair!r}")
+    workers = args.workers or min(2, usable_cores())
+    minutes = MINUTES[args.preset] if args.minutes is None else args.minutes
+    config_name = args.config or CONFIGS[args.preset]
+    out = Path(args.out or f"runs/generalization_{args.preset}")
+    overrides = [*args.overrides, *(f"data.{pair}" for pair in args.data)]
+    jobs = plan(config_name, seeds, overrides, out, camvid=bool(args.data))
+    out.mkdir(parents=True, exist_ok=True)
+    quick = args.preset == "tiny" or bool(args.overrides)
+    common = record.environment("generalization", argv, "cpu", quick=quick)
+    print(f"{common['device']}, torch {common['torch']}, {workers} one-thread worker(s)")
+    print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
+    print(
+        f"{len(jobs)} trainings: {', '.join(r.name for r in ROWS)}; seeds {seeds}; folder {out}",
+        flush=True,
+    )
+    state = State(out)
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - begin:5.0f} s] {text}", flush=True)
+
+    outcome = run_jobs(
+        jobs, config_name, state, workers=workers, budget_s=60 * minutes, say=say, begin=begin
+    )
+    if not outcome.done:
+        print("no training finished", file=sys.stderr)
+        return 1
+    results = collect(jobs, outcome, state, config_name, common)
+    results["scene_cpu_s"] = scene_seconds(jobs[0].cfg)
+    say("throughput with kernels on and off")
+    results["throughput"] = throughput(jobs[: len(ROWS)], 3 if quick else 7)
+    say("pictures")
+    results["pictures"] = pictures.write(results, out / "pictures")
+    segmenter = leave_segmenter(results, out)
+    results["wall_s"] = time.perf_counter() - begin
+    record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
+    record.replace_file(out / "table.md", scores.table(results) + "\n")
+    page = report.write_page(out)
+    found = records_of(results, common)
+    (out / "records.jsonl").unlink(missing_ok=True)
+    record.append(out / "records.jsonl", found)
+    if args.record:
+        record.append(Path(args.record), found)
+    print(f"\n{scores.headline(results)}\n\n{scores.table(results)}\n")
+    print(targets.verdict(found))
+    print(f"\ndone in {results['wall_s']:.0f} s")
+    print(f"table       {out / 'table.md'}")
+    print(f"pictures    {out / 'pictures'}")
+    print(f"segmenter   {segmenter or 'none: no IBN row finished'}")
+    print(f"report      {page}")
+    return 1 if outcome.failed else 0

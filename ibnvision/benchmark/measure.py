@@ -1,0 +1,138 @@
+"""Interleaved timing and the statistics of what was timed, in numpy."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+WALL, CPU = 0, 1  # columns of a sample
+
+
+def interleave(
+    backends: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    at_least_s: float = 0.004,
+    warmup: int = 2,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Time every backend `repeats` times; each repetition runs all of them once, in shuffled order.
+
+    A load on the machine that comes and goes then falls on all of them alike. A sample repeats a
+    short call until `at_least_s` seconds have passed and holds seconds per call.
+
+    Returns: name -> [repeats, 2], the columns wall time and CPU time of the whole process.
+    """
+    calls = {}
+    for name, call in backends.items():
+        for _ in range(warmup):
+            call()
+        start = time.perf_counter()
+        call()
+        once = max(time.perf_counter() - start, 1e-7)
+        calls[name] = max(1, min(1000, math.ceil(at_least_s / once)))
+    samples = {name: np.empty((repeats, 2)) for name in backends}
+    order, shuffle = list(backends), random.Random(seed)
+    for repeat in range(repeats):
+        shuffle.shuffle(order)
+        for name in order:
+            call, count = backends[name], calls[name]
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(count):
+                call()
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            samples[name][repeat] = wall / count, cpu / count
+    return samples
+
+
+def interleave_cuda(
+    backends: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    at_least_s: float = 0.002,
+    warmup: int = 3,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """As `interleave`, by CUDA events on the current stream: name -> [repeats], seconds a call."""
+
+    def timed(call: Callable[[], object], count: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(count):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / count
+
+    calls = {}
+    for name, call in backends.items():
+        for _ in range(warmup):
+            call()
+        torch.cuda.synchronize()
+        calls[name] = max(1, min(1000, math.ceil(at_least_s / max(timed(call, 1), 1e-7))))
+    samples = {name: np.empty(repeats) for name in backends}
+    order, shuffle = list(backends), random.Random(seed)
+    for repeat in range(repeats):
+        shuffle.shuffle(order)
+        for name in order:
+            samples[name][repeat] = timed(backends[name], calls[name])
+    return samples
+
+
+def spread(values: Sequence[float] | Array) -> dict[str, float]:
+    """{min, q1, q3, max} of values."""
+    low, q1, q3, high = np.quantile(np.asarray(values, float), [0, 0.25, 0.75, 1]).tolist()
+    return {"min": low, "q1": q1, "q3": q3, "max": high}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive values; NaN of none."""
+    return float(np.exp(np.mean(np.log(values)))) if len(values) else math.nan
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *samples: Array,
+    level: float = 0.95,
+    draws: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of statistic(*samples), redrawing repetitions, the same of every sample.
+
+    samples: arrays of one length, whose entry i was taken in repetition i.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(samples[0])
+    picks = rng.integers(0, count, (draws, count))
+    values = [statistic(*(sample[pick] for sample in samples)) for pick in picks]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def t_quantile(degrees: int, probability: float = 0.975) -> float:
+    """Quantile of Student's t, probability in (0.5, 1), by t = sqrt(degrees) tan(u)."""
+    u = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(u) ** (degrees - 1)
+    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    angle = np.interp(probability, 0.5 + mass / mass[-1] / 2, u)
+    return float(math.sqrt(degrees) * math.tan(angle))
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and population standard deviation, the convention of the published tables."""
+    return float(np.mean(values)), float(np.std(values))
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of the mean; None below three values, where it says nothing."""
+    count = len(values)
+    if count < 3:
+        return None
+    half = t_quantile(count - 1, (1 + level) / 2) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    mean = float(np.mean(values))
+    return mean - half, mean + half

@@ -1,0 +1,275 @@
+"""What do norms, activations and residual adds cost a training step?   ibnvision benchmark models
+
+Four networks with the same convolutions: ours with kernels, ours in plain PyTorch (fallback),
+timm's plain ResNet, and the bare one, without norms, activations and residual adds. Recovered
+share = (fallback - kernel) / (fallback - bare). A step is forward, cross entropy, backward and SGD
+with momentum at learning rate 0.
+"""
+
+import argparse
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+
+import ibnvision.models  # noqa: F401  registers the names
+from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
+
+from . import measure, record, targets
+from .ops import FORMATS
+
+Call = Callable[[], object]
+
+
+class _Join(torch.autograd.Function):
+    """The residual sum without its cost: passes `main` on, and its gradient to both."""
+
+    @staticmethod
+    def forward(ctx: Any, main: Tensor, shortcut: Tensor) -> Tensor:
+        return main.view_as(main)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        return dy, dy
+
+
+class BareBlock(nn.Module):
+    """The convolutions of a timm residual block and nothing else.
+
+    An identity shortcut is left out; one with a convolution runs, forward and backward.
+    """
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        names = ("conv1", "conv2", "conv3")
+        self.main = nn.Sequential(*(getattr(block, n) for n in names if hasattr(block, n)))
+        downsample = block.downsample
+        self.shortcut = None if downsample is None else strip(downsample)
+
+    def forward(self, x: Tensor) -> Tensor:
+        main = self.main(x)
+        return main if self.shortcut is None else _Join.apply(main, self.shortcut(x))
+
+
+def strip(module: nn.Module) -> nn.Module:
+    """Replace norms and activations inside `module` by identities, residual blocks by bare ones."""
+    for name, child in module.named_children():
+        if isinstance(child, (BasicBlock, Bottleneck)):
+            setattr(module, name, BareBlock(child))
+        elif isinstance(child, (nn.BatchNorm2d, nn.ReLU)):
+            setattr(module, name, nn.Identity())
+        else:
+            strip(child)
+    return module
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a step works on."""
+
+    model: str
+    plain: str
+    size: int
+    batch: int
+    device: str
+    format: str
+    dtype: str
+
+
+def step_call(model: nn.Module, setup: Setup, *, reference: bool = False) -> Call:
+    """A whole training step as a call without arguments."""
+    layout = FORMATS[setup.format]
+    model = model.to(setup.device).to(memory_format=layout).train()
+    generator = torch.Generator().manual_seed(0)
+    shape = (setup.batch, 3, setup.size, setup.size)
+    images = torch.randn(shape, generator=generator).to(setup.device, memory_format=layout)
+    labels = torch.randint(0, 1000, (setup.batch,), generator=generator).to(setup.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    half = setup.dtype == "bf16"
+
+    def step() -> None:
+        with reference_ops() if reference else contextlib.nullcontext():
+            with torch.autocast(setup.device, torch.bfloat16, enabled=half):
+                loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def variants(setup: Setup, *, compiled: bool) -> tuple[dict[str, Call], dict[str, str]]:
+    """The steps by variant, and why a missing one is missing."""
+
+    def ours() -> nn.Module:
+        return timm.create_model(setup.model)
+
+    plain = timm.create_model(setup.plain)
+    calls = {
+        "fallback": step_call(ours(), setup, reference=True),
+        "timm": step_call(plain, setup),
+        "bare": step_call(strip(timm.create_model(setup.plain)), setup),
+    }
+    skipped = {}
+    probe = torch.empty(
+        0, device=setup.device, dtype=torch.bfloat16 if setup.dtype == "bf16" else None
+    )
+    reason = why_no_kernel("ibn_norm_forward", probe)
+    if reason:
+        skipped["kernel"] = reason
+    else:
+        calls["kernel"] = step_call(ours(), setup)
+    if compiled:
+        torch._dynamo.reset()
+        call = step_call(torch.compile(ours()), setup, reference=True)  # type: ignore[arg-type]
+        try:
+            call()
+            calls["compiled fallback"] = call
+        except Exception as error:  # a compiler that is missing or fails must not end the others
+            skipped["compiled fallback"] = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            )
+    return calls, skipped
+
+
+def recovered(fallback: measure.Array, kernel: measure.Array, bare: measure.Array) -> float:
+    """Percent of what norms, activations and adds cost the fallback; of the medians."""
+    slow, fast, floor = (float(np.median(s)) for s in (fallback, kernel, bare))
+    return 100 * (slow - fast) / (slow - floor)
+
+
+def paired_ratio(top: measure.Array, bottom: measure.Array) -> float:
+    """Median over repetitions of top by bottom."""
+    return float(np.median(top / bottom))
+
+
+def derived(samples: dict[str, measure.Array], device: str) -> list[dict[str, Any]]:
+    """Numbers of several variants with their bootstrap intervals, as fields of records."""
+    asked: list[tuple[str, str, Callable[..., float], tuple[str, ...]]] = [
+        ("recovered", "%", recovered, ("fallback", "kernel", "bare"))
+    ]
+    if device == "cuda":
+        for name, rival in (
+            ("fallback", "fallback"),
+            ("compiled fallback", "compiled fallback"),
+            ("timm's resnet50", "timm"),
+        ):
+            asked.append((f"times faster than {name}", "x", paired_ratio, (rival, "kernel")))
+    else:
+        asked.append(("time by timm's resnet50", "x", paired_ratio, ("kernel", "timm")))
+        asked.append(("time by the fallback", "x", paired_ratio, ("kernel", "fallback")))
+    fields = []
+    for metric, unit, statistic, names in asked:
+        if not set(names) <= set(samples):
+            continue
+        taken = [samples[name] for name in names]
+        value = statistic(*taken)
+        low, high = measure.bootstrap(statistic, *taken)
+        if all(map(math.isfinite, (value, low, high))):
+            fields.append(
+                {"metric": metric, "value": value, "unit": unit, "low": low, "high": high}
+            )
+    return fields
+
+
+def run(setup: Setup, common: record.Record, repeats: int, compiled: bool) -> list[record.Record]:
+    """The records of one format; reasons of skipped variants are printed."""
+    calls, skipped = variants(setup, compiled=compiled)
+    for name, reason in skipped.items():
+        print(f"  {name} skipped: {reason}", flush=True)
+    wall: dict[str, measure.Array]
+    if setup.device == "cuda":
+        seconds = wall = measure.interleave_cuda(calls, repeats)
+        clock = "CUDA events"
+    else:
+        both = measure.interleave(calls, repeats, warmup=1)
+        alone = common["threads"] == 1
+        seconds = {k: v[:, measure.CPU if alone else measure.WALL] for k, v in both.items()}
+        wall = {k: v[:, measure.WALL] for k, v in both.items()}
+        clock = "process CPU time" if alone else "wall time"
+    common = common | {"pass": "training step", "launch": "launches", "n": repeats}
+    records = [
+        common
+        | {"metric": "time", "backend": name, "value": 1e3 * float(np.median(s)), "unit": "ms"}
+        | {"spread": measure.spread(1e3 * s), "clock": clock}
+        | {"wall_ms": 1e3 * float(np.median(wall[name]))}
+        | {"images_per_s": setup.batch / float(np.median(wall[name]))}
+        for name, s in seconds.items()
+    ]
+    return records + [
+        common | {"backend": "kernel"} | fields for fields in derived(seconds, setup.device)
+    ]
+
+
+def tables(records: Sequence[record.Record]) -> str:
+    """Per format the steps of all variants, then the derived numbers with their intervals."""
+    header = ["training step", "ms", "quartiles", "images/s (wall)"]
+    rows = [
+        [f"{r['model']} {r['dtype']} {r['format']}: {r['backend']}", f"{r['value']:.1f}"]
+        + [f"{r['spread']['q1']:.1f} to {r['spread']['q3']:.1f}", f"{r['images_per_s']:.1f}"]
+        for r in records
+        if r["metric"] == "time"
+    ]
+    found = [
+        [f"{r['model']} {r['dtype']} {r['format']}: {r['metric']}", f"{r['value']:.3g} {r['unit']}"]
+        + [f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
+        for r in records
+        if r["metric"] != "time"
+    ]
+    text = record.table(header, rows)
+    if found:
+        text += "\n\n" + record.table(["kernel", "value", "95 % bootstrap", "repetitions"], found)
+    return text
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; 0 when it ran, whatever it found."""
+    parser = argparse.ArgumentParser(prog="ibnvision benchmark models", description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; judged only at 1")
+    parser.add_argument("--repeats", type=int, help="interleaved repetitions (11; quick 3)")
+    parser.add_argument(
+        "--compile", action="store_true", help="also the compiled fallback; always on CUDA"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a small network, to see that it works"
+    )
+    parser.add_argument("--out", help="JSON-lines file to append to")
+    args = parser.parse_args(argv)
+    if args.threads < 1:
+        parser.error(f"--threads must be at least 1, got {args.threads}")
+    if args.repeats is not None and args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {args.repeats}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: no CUDA device is present")
+    cuda = args.device == "cuda"
+    names = ("resnet18_ibn_a", "resnet18") if args.quick else ("resnet50_ibn_a", "resnet50")
+    size, batch = (64, 2) if args.quick else (224, 128) if cuda else (128, 8)
+    repeats = args.repeats or (3 if args.quick else 11)
+    shared = record.environment("models", argv, args.device, quick=args.quick)
+    path = record.results_file(args.out, "models")
+    print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
+    before, records = torch.get_num_threads(), []
+    torch.set_num_threads(args.threads)
+    try:
+        for form in ["channels_last"] if cuda else list(FORMATS):
+            setup = Setup(*names, size, batch, args.device, form, "bf16" if cuda else "fp32")
+            print(f"{setup.model} {form}, batch {batch}, {size} px", flush=True)
+            common = shared | {"model": setup.model, "shape": [batch, 3, size, size]}
+            common |= {"dtype": setup.dtype, "format": form, "threads": args.threads}
+            new = run(setup, common, repeats, cuda or args.compile)
+            record.append(path, new)
+            records += new
+    finally:
+        torch.set_num_threads(before)
+    print(f"\n{tables(records)}\n")
+    print(targets.verdict(records))
+    print(f"\n{len(records)} records appended to {path}")
+    return 0

@@ -1,0 +1,146 @@
+"""Measurements as JSON lines: where they were taken, appending, reading, and tables of them."""
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ibnvision import __version__
+
+Record = dict[str, Any]
+
+
+def cpu_name() -> str:
+    """The processor's model name, as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return f"{value.strip()} ({os.cpu_count()} cores)"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def cache_bytes(device: str) -> int:
+    """Size of the last-level cache: L2 of a GPU, the largest cache of the CPU; 0 where unknown."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size)
+    sizes = [0]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:])
+        sizes.append(int(text[:-1]) * unit if unit else int(text))
+    return max(sizes)
+
+
+def commit() -> str:
+    """Commit of the checkout that holds this package, `+` where files differ; "" outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    measured = ("ibnvision", "csrc", "configs", "setup.py", "CMakeLists.txt")
+    paths = [path for path in measured if (root / path).exists()]
+    return head + "+" if head and git("status", "--porcelain", "--", *paths) else head
+
+
+def environment(bench: str, argv: Sequence[str], device: str, *, quick: bool) -> Record:
+    """What all records of one run share. `run` tells the runs apart.
+
+    Args:
+        bench: the verb after `ibnvision benchmark`.
+        argv: its arguments, for the command.
+        device: cpu or cuda.
+        quick: a check that it works, which no target may be judged by.
+    """
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    return {
+        "bench": bench,
+        "run": f"{now:%Y%m%dT%H%M%S}-{os.getpid()}",
+        "quick": quick,
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device_type": device,
+        "cache_bytes": cache_bytes(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "ibnvision": __version__,
+        "commit": commit(),
+        "date": now.isoformat(),
+        "command": shlex.join(["ibnvision", "benchmark", bench, *argv]),
+    }
+
+
+def results_file(out: str | None, bench: str) -> Path:
+    """`out`, else <bench>.jsonl in ./benchmarks/results or, where there is none, in ./runs."""
+    if out is not None:
+        return Path(out)
+    folder = Path("benchmarks/results")
+    return (folder if folder.is_dir() else Path("runs")) / f"{bench}.jsonl"
+
+
+def append(path: Path, records: Sequence[Record]) -> None:
+    """Add one line per record, in one write: readers and other writers see whole lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    with open(path, "ab", buffering=0) as file:
+        file.write(lines.encode())
+
+
+def read(path: Path) -> list[Record]:
+    """All records of a file.
+
+    Raises: ValueError for a line that is not a record, naming file and line.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if "bench" not in record or "run" not in record:
+                raise ValueError("no bench or run in it")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}:{number} is not a benchmark record: {error}") from None
+        records.append(record)
+    return records
+
+
+def read_folder(folder: Path) -> list[Record]:
+    """The records of every *.jsonl in a folder, oldest run first."""
+    records = [r for path in sorted(folder.glob("*.jsonl")) for r in read(path)]
+    return sorted(records, key=lambda r: r["run"])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column left and the others right aligned, padded for a terminal."""
+    cells = [list(header), *([str(c) for c in row] for row in rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *rest = (
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+    return "\n".join([line(cells[0]), "| " + " | ".join(rule) + " |", *map(line, cells[1:])])
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write through a temporary name in the same folder, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)

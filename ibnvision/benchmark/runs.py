@@ -1,0 +1,304 @@
+"""The trainings of the generalization benchmark: what they are, and running them side by side."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibnvision import config, data, engine
+from ibnvision.config import Config
+from ibnvision.data.shifts import APPEARANCE_HASH
+
+from . import record, scores
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: which norm, which augmentation."""
+
+    name: str
+    ibn: str
+    augment: str
+
+    @property
+    def key(self) -> str:
+        return self.name.lower().replace(" + ", "_").replace("-", "_")
+
+
+ROWS = (
+    Row("BN", "none", "flip"),
+    Row("BN + jitter", "none", "jitter"),
+    Row("IBN-a", "a", "flip"),
+    Row("IBN-b", "b", "flip"),
+)
+RESERVE_S = 40.0  # for throughput, pictures and the page
+STRESS = ("streets_sketch", "streets_invert")
+CAMVID = ("camvid_day", "camvid_dusk")
+NOT_PROTOCOL = ("seed", "name", "out", "workers", "log_every", "data")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    row: Row
+    seed: int
+    cfg: Config
+    overrides: tuple[str, ...]
+    protocol: str
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.cfg.out) / self.cfg.task / self.cfg.name
+
+    def command(self, config_name: str, *flags: str) -> list[str]:
+        return [sys.executable, "-m", "ibnvision", "train", config_name, *self.overrides, *flags]
+
+
+def roles_of(cfg: Config) -> dict[str, str]:
+    """Domain -> source, target, stress or real, of everything that `cfg` trains on or tests."""
+    roles = dict.fromkeys(cfg.train_domains, "source")
+    for name in cfg.test_domains:
+        domain = data.DOMAINS[name]
+        roles.setdefault(
+            name, "stress" if domain.stress else "real" if domain.data_key else "target"
+        )
+    return roles
+
+
+def fingerprints(cfg: Config) -> dict[str, str]:
+    """ "domain split" -> hash of what is trained on or evaluated."""
+    splits = [(d, s) for d in cfg.train_domains for s in ("train", "val", "test")]
+    splits += [(d, "test") for d in cfg.test_domains if d not in cfg.train_domains]
+    return {f"{d} {s}": dataset_of(cfg, d, s).fingerprint() for d, s in splits}
+
+
+def dataset_of(cfg: Config, domain: str, split: str, limit: int | None = None) -> Any:
+    root = cfg.data.get(domain, cfg.data.get(domain.split("_")[0]))
+    size: Any = tuple(cfg.size) or None
+    return data.build_domain(domain, split, preset=cfg.preset, root=root, size=size, limit=limit)
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def protocol_of(prints: Mapping[str, str], *configs: Config) -> str:
+    """Hash of the data, the appearance recipe and the configs without seed and names."""
+    plain = []
+    for cfg in configs:
+        values = config.to_dict(cfg)
+        plain.append({k: v for k, v in values.items() if k not in NOT_PROTOCOL})
+    return digest(dict(prints), APPEARANCE_HASH, plain)
+
+
+def plan(
+    config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path, *, camvid: bool
+) -> list[Job]:
+    """All trainings, seed by seed, so that a benchmark cut short holds whole seeds."""
+    base = config.load(config_name, overrides)
+    tests = [*dict.fromkeys([*base.train_domains, *base.test_domains, *STRESS])]
+    tests += [d for d in CAMVID if camvid and d not in tests]
+    prints = fingerprints(dataclasses.replace(base, test_domains=tuple(tests)))
+    jobs = []
+    for seed in seeds:
+        for row in ROWS:
+            mine = (
+                *overrides,
+                f"test_domains=[{','.join(tests)}]",
+                f"model_args.backbone_args.ibn={row.ibn}",
+                f"augment={row.augment}",
+                f"seed={seed}",
+                "threads=1",
+                f"out={out / 'runs'}",
+                f"name={row.key}_seed{seed}",
+            )
+            cfg = config.load(config_name, mine)
+            jobs.append(Job(row, seed, cfg, mine, protocol_of(prints, cfg)))
+    return jobs
+
+
+def final_scores(job: Job) -> dict[str, dict[str, Any]] | None:
+    """Domain -> the metric's fields after the last step; None where the run is not complete."""
+    rows = [
+        r
+        for r in engine.read_records(job.folder)
+        if r["kind"] == "eval" and r["split"] == "test" and r["step"] == job.cfg.steps
+    ]
+    found = {r["domain"]: r for r in rows}
+    complete = set(job.cfg.test_domains) <= set(found) and (job.folder / "last.pt").is_file()
+    return found if complete else None
+
+
+class State:
+    """What is remembered of the runs in <out>/state.json: protocol and seconds by name."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / "state.json"
+        self.runs: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            self.runs = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def put(self, job: Job, **fields: Any) -> None:
+        self.runs.setdefault(job.cfg.name, {}).update(fields)
+        record.replace_file(self.path, json.dumps(self.runs, indent=1) + "\n")
+
+    def same(self, job: Job) -> bool:
+        """Whether the run in the folder was trained by this very protocol and config."""
+        if self.runs.get(job.cfg.name, {}).get("protocol") != job.protocol:
+            return False
+        try:
+            return _comparable(config.load(job.folder / "config.toml")) == _comparable(job.cfg)
+        except (OSError, KeyError, TypeError, ValueError):
+            return False
+
+
+def _comparable(cfg: Config) -> dict[str, Any]:
+    """A config without what moves when a folder is renamed or a log gets finer."""
+    values = config.to_dict(cfg)
+    return {k: v for k, v in values.items() if k not in ("out", "name", "workers", "log_every")}
+
+
+def affordable(
+    elapsed_s: float, run_s: Sequence[float], jobs: int, workers: int, budget_s: float
+) -> bool:
+    """Whether `jobs` more runs likely end within the budget, by the mean of those that ended."""
+    if not budget_s or not run_s:
+        return True
+    return elapsed_s + math.ceil(jobs / workers) * sum(run_s) / len(run_s) + RESERVE_S <= budget_s
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs."""
+
+    done: list[Job] = dataclasses.field(default_factory=list)
+    reused: set[str] = dataclasses.field(default_factory=set)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)  # run name -> its last words
+    dropped: list[int] = dataclasses.field(default_factory=list)  # seeds
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    config_name: str,
+    state: State,
+    *,
+    workers: int,
+    budget_s: float = 0.0,
+    say: Callable[[str], None] = print,
+    begin: float | None = None,
+) -> Outcome:
+    """Train what is not trained yet, `workers` processes side by side.
+
+    A run that crashes is reported and the others go on. From the second seed on, a seed that would
+    not fit into the budget (0: none) is left out and named.
+    """
+    begin = time.perf_counter() if begin is None else begin
+    outcome, waiting = Outcome(), list(jobs)
+    running: dict[subprocess.Popen, tuple[Job, float]] = {}
+    walls: list[float] = []
+    first_seed = jobs[0].seed
+    said = time.perf_counter()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting[0]
+                rest = sum(j.seed == job.seed for j in waiting)
+                fresh = job.seed != first_seed and rest == len(ROWS)
+                elapsed = time.perf_counter() - begin
+                if state.same(job) and final_scores(job):
+                    waiting.pop(0)
+                    say(f"{job.cfg.name}: finished before, reused")
+                    outcome.done.append(job)
+                    outcome.reused.add(job.cfg.name)
+                    continue
+                if fresh and not affordable(elapsed, walls, rest + len(running), workers, budget_s):
+                    outcome.dropped = list(dict.fromkeys(j.seed for j in waiting))
+                    say(
+                        f"seeds {outcome.dropped} dropped: {elapsed / 60:.1f} of {budget_s / 60:g} "
+                        f"minutes are used and a run takes {sum(walls) / len(walls):.0f} s here; "
+                        "--minutes 0 removes the budget"
+                    )
+                    waiting = []
+                    break
+                waiting.pop(0)
+                running[_start(job, config_name, state)] = (job, time.perf_counter())
+                say(f"{job.cfg.name}: started")
+            for process, (job, started) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[process]
+                wall = time.perf_counter() - started
+                found = final_scores(job) if process.returncode == 0 else None
+                if found is None:
+                    words = _last_words(_log(job))
+                    outcome.failed[job.cfg.name] = words
+                    say(f"{job.cfg.name}: FAILED with exit status {process.returncode}\n{words}")
+                    continue
+                walls.append(wall)
+                state.put(job, wall_s=wall)
+                outcome.done.append(job)
+                plain = {d: r["miou_pct"] for d, r in found.items()}
+                row = scores.of_run(plain, roles_of(job.cfg))
+                shown = ", ".join(
+                    f"{c} {row[c]:.1f}" for c in (scores.SOURCE, scores.MEAN) if c in row
+                )
+                say(f"{job.cfg.name}: done in {wall:.0f} s, mIoU % {shown}")
+            if running and time.perf_counter() - said > 20:
+                said = time.perf_counter()
+                say("  " + "; ".join(_progress(job) for job, _ in running.values()))
+            time.sleep(0.1 if running else 0)
+    finally:
+        for process in running:  # a Ctrl-C: they save and can go on later
+            process.terminate()
+        for process in running:
+            process.wait()
+    return outcome
+
+
+def _log(job: Job) -> Path:
+    return Path(job.cfg.out).parent / "logs" / f"{job.cfg.name}.txt"
+
+
+def _start(job: Job, config_name: str, state: State) -> subprocess.Popen:
+    flags: tuple[str, ...] = ()
+    if job.folder.exists():
+        interrupted = state.same(job) and (job.folder / "last.pt").is_file()
+        complete = bool(final_scores(job))
+        flags = ("resume=true",) if interrupted and not complete else ("overwrite=true",)
+    state.put(job, protocol=job.protocol)
+    log = _log(job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    with open(log, "w", encoding="utf-8") as file:
+        return subprocess.Popen(
+            job.command(config_name, *flags),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **one},
+        )
+
+
+def _last_words(log: Path, lines: int = 6) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return "\n".join(f"    {line}" for line in text[-lines:])
+
+
+def _progress(job: Job) -> str:
+    rows = [r for r in engine.read_records(job.folder) if r["kind"] == "train"]
+    at = (
+        f"step {rows[-1]['step']} of {job.cfg.steps}, loss {rows[-1]['loss']:.3f}"
+        if rows
+        else "starting"
+    )
+    return f"{job.cfg.name} {at}"

@@ -1,0 +1,244 @@
+"""The project's bars, and what the recorded runs say about them."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from . import measure, record
+
+Records = Sequence[record.Record]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bar on one number of one run."""
+
+    bench: str
+    text: str
+    bar: float
+    at_least: bool  # else at most
+    unit: str
+    value: Callable[[Records], float]  # NaN where the run does not hold the number
+
+    def met(self, value: float) -> bool:
+        return value >= self.bar if self.at_least else value <= self.bar
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the newest run that holds the number says."""
+
+    target: Target
+    value: float
+    source: record.Record  # any record of that run: command, date, commit, device
+
+    @property
+    def met(self) -> bool:
+        return self.target.met(self.value)
+
+
+def _times(records: Records, **where: str) -> dict[tuple, dict[str, float]]:
+    """(dtype, format, launch, shape) -> backend -> time, of the records that match `where`."""
+    cases: dict[tuple, dict[str, float]] = {}
+    for r in records:
+        if r["metric"] == "time" and all(r[key] == value for key, value in where.items()):
+            key = (r["dtype"], r["format"], r["launch"], tuple(r["shape"]))
+            cases.setdefault(key, {})[r["backend"]] = r["value"]
+    return cases
+
+
+def _ratios(records: Records, top: str, bottom: str, **where: str) -> dict[tuple, float]:
+    cases = _times(records, **where)
+    return {k: v[top] / v[bottom] for k, v in cases.items() if {top, bottom} <= set(v)}
+
+
+def faster(top: str, bottom: str, device: str, **where: str) -> Callable[[Records], float]:
+    """How many times faster `bottom` is: geometric mean over shapes, the least over all else.
+
+    On the CPU it counts one thread only.
+    """
+
+    def value(records: Records) -> float:
+        groups: dict[tuple, list[float]] = {}
+        for key, ratio in _ratios(_judged(records, device), top, bottom, **where).items():
+            groups.setdefault(key[:3], []).append(ratio)
+        return min(map(measure.geometric_mean, groups.values()), default=math.nan)
+
+    return value
+
+
+def least(top: str, bottom: str, device: str, **where: str) -> Callable[[Records], float]:
+    """As `faster`, but the least single case."""
+    return lambda records: min(
+        _ratios(_judged(records, device), top, bottom, **where).values(), default=math.nan
+    )
+
+
+def copies(form: str) -> Callable[[Records], float]:
+    """The kernel's training forward in copies, the most over tensors larger than the cache."""
+
+    def value(records: Records) -> float:
+        judged = [r for r in _judged(records, "cpu") if r["metric"] == "time" and exceeds_cache(r)]
+        found = _ratios(judged, "kernel", "copy", format=form, **{"pass": "forward"})
+        return max(found.values(), default=math.nan)
+
+    return value
+
+
+def bandwidth(records: Records) -> float:
+    """Least share of the copy bandwidth, in percent, above the cache, by CUDA-graph replay."""
+    from .ops import OPS
+
+    shares = []
+    judged = [r for r in _judged(records, "cuda") if r["metric"] == "time" and exceeds_cache(r)]
+    for name in ("forward", "forward+backward"):
+        traffic = OPS["ibn_norm"].traffic[name]
+        found = _ratios(judged, "copy", "kernel", launch="graph", **{"pass": name})
+        shares += [100 * traffic / 2 * ratio for ratio in found.values()]
+    return min(shares, default=math.nan)
+
+
+def exceeds_cache(r: record.Record) -> bool:
+    """Whether the record's tensor is larger than the last-level cache of its device."""
+    size = {"fp32": 4, "fp16": 2, "bf16": 2}[r["dtype"]] * math.prod(r["shape"])
+    return size > r["cache_bytes"]
+
+
+def kept(records: Records) -> float:
+    """Bytes kept for the backward, kernel by eager, the most over all cases."""
+    cases: dict[tuple, dict[str, float]] = {}
+    for r in records:
+        if r["metric"] == "kept":
+            key = (r["dtype"], r["format"], r["pass"], tuple(r["shape"]))
+            cases.setdefault(key, {})[r["backend"]] = r["value"]
+    both = [v["kernel"] / v["eager"] for v in cases.values() if {"kernel", "eager"} <= set(v)]
+    return max(both, default=math.nan)
+
+
+def stored(metric: str, device: str | None = None, **where: str) -> Callable[[Records], float]:
+    """The value of the one record with this metric; the least where several match."""
+
+    def value(records: Records) -> float:
+        return min(
+            (
+                r["value"]
+                for r in (records if device is None else _judged(records, device))
+                if r["metric"] == metric and all(r[k] == v for k, v in where.items())
+            ),
+            default=math.nan,
+        )
+
+    return value
+
+
+def _judged(records: Records, device: str) -> Records:
+    return [
+        r for r in records if r["device_type"] == device and (device == "cuda" or r["threads"] == 1)
+    ]
+
+
+def _cpu_targets() -> Iterable[Target]:
+    for form, forward, both in (("nchw", 6, 5), ("channels_last", 8, 8)):
+        where = {"format": form}
+        eager, compiled = "times eager, geometric mean", "times compiled, geometric mean"
+        for name, bar, rival, text in (
+            ("forward", forward, "eager", eager),
+            ("forward", 2, "compiled", compiled),
+            ("forward+backward", both, "eager", eager),
+            ("forward+backward", 1.5, "compiled", compiled),
+            ("eval", 4, "eager", eager),
+        ):
+            value = faster(rival, "kernel", "cpu", **where, **{"pass": name})
+            yield Target("ops", f"CPU {name}, {form}: {text}", bar, True, "x", value)
+        worst = least("compiled", "kernel", "cpu", **where, **{"pass": "forward"})
+        yield Target(
+            "ops", f"CPU forward, {form}: times compiled, worst shape", 1.3, True, "x", worst
+        )
+        bar = 1.4 if form == "nchw" else 1.7
+        text = f"CPU forward, {form}: copies, tensor larger than the cache"
+        yield Target("ops", text, bar, False, "copies", copies(form))
+    yield Target("ops", "kept for the backward, share of eager's, worst", 0.5, False, "x", kept)
+    step = "CPU training step, resnet50_ibn_a"
+    for form, bar in (("nchw", 0.95), ("channels_last", 1.0)):
+        recovered = stored("recovered", "cpu", format=form)
+        yield Target("models", f"{step}, {form}: recovered share", 65, True, "%", recovered)
+        ratio = stored("time by timm's resnet50", "cpu", format=form)
+        yield Target("models", f"{step}, {form}: time by timm's resnet50", bar, False, "x", ratio)
+
+
+def _cuda_targets() -> Iterable[Target]:
+    both = {"pass": "forward+backward"}
+    text = "GPU forward+backward, worst of dtype, format, launch:"
+    eager, compiled = (faster(rival, "kernel", "cuda", **both) for rival in ("eager", "compiled"))
+    yield Target("ops", f"{text} times eager", 4, True, "x", eager)
+    yield Target("ops", f"{text} times compiled", 1.3, True, "x", compiled)
+    yield Target("ops", "GPU share of copy bandwidth above the L2, worst", 80, True, "%", bandwidth)
+    step = "GPU training step, resnet50_ibn_a:"
+    for rival, bar in (("fallback", 1.2), ("compiled fallback", 1.05), ("timm's resnet50", 1.0)):
+        value = stored(f"times faster than {rival}", "cuda")
+        yield Target("models", f"{step} times faster than {rival}", bar, True, "x", value)
+
+
+def _generalization_targets() -> Iterable[Target]:
+    for metric, bar, at_least, unit in (
+        ("IBN-b above BN, synthetic target mean", 8, True, "mIoU points"),
+        ("IBN-b's source from BN's, absolute", 3, False, "mIoU points"),
+        ("IBN-a above BN on camvid_dusk, least seed", 0, True, "mIoU points"),
+        ("IBN-b above BN on camvid_dusk, least seed", 0, True, "mIoU points"),
+        ("streets scene of the quick preset, one domain", 0.04, False, "CPU s"),
+        ("whole benchmark", 600, False, "s"),
+    ):
+        yield Target("generalization", metric, bar, at_least, unit, stored(metric))
+
+
+TARGETS = (*_cpu_targets(), *_cuda_targets(), *_generalization_targets())
+
+
+def findings(records: Records) -> list[Finding | None]:
+    """For each of TARGETS what its newest full run says; None where no run holds the number."""
+    runs: dict[str, list[record.Record]] = {}
+    for r in records:
+        if not r["quick"]:
+            runs.setdefault(r["run"], []).append(r)
+    found: list[Finding | None] = []
+    for target in TARGETS:
+        newest = None
+        for run in sorted(runs, reverse=True):
+            group = runs[run]
+            if group[0]["bench"] == target.bench and not math.isnan(value := target.value(group)):
+                newest = Finding(target, value, group[0])
+                break
+        found.append(newest)
+    return found
+
+
+def _bar(target: Target) -> str:
+    return f"{'>=' if target.at_least else '<='} {target.bar:g} {target.unit}"
+
+
+def verdict(records: Records) -> str:
+    """The targets that these records decide, as a table; quick runs decide none."""
+    rows = [
+        [f.target.text, _bar(f.target), f"{f.value:.3g}", "met" if f.met else "MISSED"]
+        for f in findings(records)
+        if f is not None
+    ]
+    return (
+        record.table(["target", "bar", "measured", ""], rows)
+        if rows
+        else "No target is judged by this run."
+    )
+
+
+def full_table(records: Records) -> str:
+    """Every target: bar, value, verdict, command, device, date, commit; open ones say so."""
+    rows = []
+    for target, f in zip(TARGETS, findings(records), strict=True):
+        if f is None:
+            rows.append([target.text, _bar(target), "-", "not measured", "-", "-", "-", "-"])
+            continue
+        s = f.source
+        rows.append([target.text, _bar(target), f"{f.value:.3g}", "met" if f.met else "**missed**"])
+        rows[-1] += [f"`{s['command']}`", s["device"], s["date"][:10], s["commit"] or "-"]
+    header = ["target", "bar", "measured", "verdict", "command", "device", "date", "commit"]
+    return record.table(header, rows)

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from ibnvision.benchmark import generalization, record
+
+TINY = ("steps=2", "eval_every=1", "log_every=1")
+
+
+@pytest.mark.slow
+def test_tiny_end_to_end(tmp_path, capsys):
+    out, kept = tmp_path / "bench", tmp_path / "kept.jsonl"
+    argv = ["--preset", "tiny", "--out", str(out), "--record", str(kept), *TINY]
+    assert generalization.main(argv) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [len(row["runs"]) for row in results["rows"]] == [1, 1, 1, 1]
+    assert all(0 <= c["mean"] <= 100 for c in results["summary"]["IBN-b"].values() if c["mean"] > 0)
+    assert (out / "segmenter.pt").stat().st_size > 10_000
+    assert "data:image/png" in (out / "report.html").read_text()
+    assert all(r["quick"] for r in record.read(kept)) and len(record.read(kept)) > 30
+    assert generalization.main(argv) == 0
+    again = json.loads((out / "results.json").read_text())
+    assert again["summary"] == results["summary"] and again["protocol"] == results["protocol"]
+    assert all(run["reused"] for row in again["rows"] for run in row["runs"])
+    assert str(out / "report.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--seeds", "0,x"], "--seeds must be integers"),
+        (["--seeds", "1,1"], "--seeds must be different"),
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--data", "kitti=DIR"], "--data must read camvid=DIR"),
+    ],
+)
+def test_bad_arguments_are_named(argv, words, capsys):
+    with pytest.raises(SystemExit):
+        generalization.main(argv)
+    assert words in capsys.readouterr().err

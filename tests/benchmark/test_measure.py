@@ -1,0 +1,63 @@
+import math
+import time
+
+import numpy as np
+import pytest
+
+from ibnvision.benchmark import measure
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"), [(1, 12.7062), (2, 4.302653), (4, 2.776445), (30, 2.042272)]
+)
+def test_t_quantile_matches_the_published_table(degrees, expected):
+    assert measure.t_quantile(degrees) == pytest.approx(expected, rel=1e-4)
+
+
+def test_t_interval_by_hand():
+    # mean 2, sample deviation 1, three values: 2 -+ 4.302653 / sqrt(3)
+    low, high = measure.t_interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 2.484138, 2 + 2.484138), rel=1e-4)
+    assert measure.t_interval([1.0, 2.0]) is None
+
+
+def test_mean_std_is_the_population_deviation():
+    assert measure.mean_std([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]) == (5.0, 2.0)
+
+
+def test_geometric_mean_and_spread():
+    assert measure.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+    assert math.isnan(measure.geometric_mean([]))
+    assert measure.spread([4.0, 0.0, 1.0, 2.0, 3.0]) == {"min": 0, "q1": 1, "q3": 3, "max": 4}
+
+
+def test_bootstrap_keeps_the_pairs():
+    """A load that slows both of a pair cancels in the ratio, so the interval has no width."""
+    bottom = np.array([1.0, 5.0, 2.0, 9.0, 3.0])
+    low, high = measure.bootstrap(lambda a, b: float(np.median(a / b)), 2 * bottom, bottom)
+    assert (low, high) == (2.0, 2.0)
+
+
+def test_bootstrap_of_a_mean_covers_it():
+    values = np.random.default_rng(0).normal(10.0, 1.0, 50)
+    low, high = measure.bootstrap(lambda a: float(a.mean()), values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(50), rel=0.15)
+
+
+def test_interleave_runs_all_in_every_repetition_and_tells_them_apart():
+    order = []
+
+    def work(name, seconds):
+        order.append(name)
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    calls = {"slow": lambda: work("slow", 8e-3), "fast": lambda: work("fast", 2e-3)}
+    samples = measure.interleave(calls, 6, at_least_s=0, warmup=0)
+    assert samples["slow"].shape == (6, 2)
+    timed = order[2:]
+    assert all(set(timed[i : i + 2]) == {"slow", "fast"} for i in range(0, 12, 2))
+    assert np.median(samples["slow"][:, measure.CPU]) == pytest.approx(8e-3, rel=0.2)
+    assert np.median(samples["fast"][:, measure.CPU]) == pytest.approx(2e-3, rel=0.2)

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from ibnvision.benchmark import ops, record
+from ibnvision.ops import why_no_kernel
+
+KERNEL = not why_no_kernel("ibn_norm_forward", torch.empty(0))
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ops") / "ops.jsonl"
+    threads = torch.get_num_threads()
+    assert ops.main(["--quick", "--no-compile", "--repeats", "2", "--out", str(path)]) == 0
+    assert torch.get_num_threads() == threads
+    return record.read(path)
+
+
+def test_quick_measures_every_backend_pass_and_format(quick):
+    found = {(r["backend"], r["pass"], r["format"]) for r in quick if r["metric"] == "time"}
+    names = ["eager", "fallback", "copy"] + ["kernel"] * KERNEL
+    assert found == {(b, p, f) for b in names for p in ops.PASSES for f in ops.FORMATS}
+    for r in quick:
+        assert r["value"] > 0 and r["quick"] and r["op"] == "ibn_norm" and r["threads"] == 1
+        if r["metric"] == "time":
+            assert r["spread"]["min"] <= r["value"] <= r["spread"]["max"] and r["n"] == 2
+
+
+def test_kept_bytes_of_the_official_layer(quick):
+    """It keeps the input in two halves, for the norms, and the activation's result: twice x."""
+    size = 4 * 2 * 64 * 28 * 28
+    kept = {(r["backend"], r["pass"]): r["value"] for r in quick if r["metric"] == "kept"}
+    assert kept["eager", "norm+act"] == 2 * size
+    if KERNEL:
+        assert kept["kernel", "norm+act"] == size
+        assert kept["kernel", "norm+residual+act"] <= size * (1 + 1 / 32)
+
+
+def test_kept_bytes_count_a_storage_once():
+    x = torch.randn(4, 64, 8, 8, requires_grad=True)
+    assert ops.kept_bytes(lambda t: t * t, x) == 4 * x.numel()
+    assert ops.kept_bytes(lambda t: t * t.exp(), x) == 2 * 4 * x.numel()
+
+
+def test_official_layer_is_what_it_says():
+    x = torch.randn(2, 6, 5, 5)
+    layer = ops.OfficialIBN(6)
+    first = torch.nn.functional.instance_norm(x[:, :3])
+    second = torch.nn.functional.batch_norm(x[:, 3:], None, None, training=True)
+    expected = torch.cat([first, second], 1).relu()
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_tables_count_in_copies(quick):
+    values = {("kernel", 1.0), ("eager", 8.0), ("copy", 0.5), ("compiled", 3.0)}
+    base = next(r for r in quick if r["metric"] == "time")
+    made = [base | {"backend": b, "value": v, "pass": "eval"} for b, v in values]
+    row = next(x for x in ops.tables(made).splitlines() if x.startswith("| eval ("))
+    assert [c.strip() for c in row.split("|")][2:9] == ["1", "2", "16", "-", "6", "8", "3"]
+
+
+@pytest.mark.parametrize("argv", [["--threads", "0"], ["--repeats", "0"], ["--op", "nothing"]])
+def test_bad_arguments_end_with_a_message(argv, capsys):
+    with pytest.raises(SystemExit):
+        ops.main(argv)
+    assert argv[0] in capsys.readouterr().err

@@ -1,0 +1,112 @@
+import dataclasses
+import json
+
+import pytest
+
+from ibnvision import config
+from ibnvision.benchmark import runs
+
+TINY = ("steps=2", "eval_every=1", "log_every=1")
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("plan")
+    return runs.plan("seg_streets_tiny", [0, 1], TINY, out, camvid=False)
+
+
+def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
+    assert [(j.row.name, j.seed) for j in jobs[:4]] == [(r.name, 0) for r in runs.ROWS]
+    plain = [config.to_dict(j.cfg) for j in jobs]
+    differing = {k for k in plain[0] if len({json.dumps(p[k]) for p in plain}) > 1}
+    assert differing == {"model_args", "augment", "seed", "name"}
+    assert {j.cfg.model_args["backbone_args"]["ibn"] for j in jobs} == {"none", "a", "b"}
+    assert all(j.cfg.threads == 1 for j in jobs)
+    assert len({j.folder for j in jobs}) == 8
+
+
+def test_roles_leave_stress_and_real_out_of_the_targets(jobs):
+    cfg = dataclasses.replace(jobs[0].cfg, test_domains=(*jobs[0].cfg.test_domains, "camvid_dusk"))
+    assert runs.roles_of(cfg) == {
+        "streets_day": "source",
+        "streets_night": "target",
+        "streets_sketch": "stress",
+        "streets_invert": "stress",
+        "camvid_dusk": "real",
+    }
+
+
+def test_protocol_ignores_the_seed_and_sees_everything_else(jobs):
+    first, other_seed = jobs[0], jobs[4]
+    assert first.protocol == other_seed.protocol
+    assert first.protocol != jobs[1].protocol
+    prints = runs.fingerprints(first.cfg)
+    assert "streets_day train" in prints and "streets_night test" in prints
+    assert runs.protocol_of(prints, first.cfg) == first.protocol
+    changed = dataclasses.replace(first.cfg, lr=0.01)
+    assert runs.protocol_of(prints, changed) != first.protocol
+    assert runs.protocol_of({**prints, "streets_night test": ""}, first.cfg) != first.protocol
+
+
+def test_budget_counts_rounds_of_workers_and_a_reserve():
+    # 4 jobs on 2 workers of 60 s each: 120 s and the reserve of 40 s
+    assert runs.affordable(100, [50, 70], 4, 2, budget_s=260)
+    assert not runs.affordable(101, [50, 70], 4, 2, budget_s=260)
+    assert runs.affordable(1e9, [60], 4, 2, budget_s=0)
+    assert runs.affordable(1e9, [], 4, 2, budget_s=1)
+
+
+FAKE = """
+import json, pathlib, sys
+name, folder, text, steps, domains, fails = json.loads(sys.argv[1])
+if name in fails:
+    sys.exit("error: the lamp went out")
+folder = pathlib.Path(folder)
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "config.toml").write_text(text)
+(folder / "last.pt").write_text("")
+head = {"kind": "eval", "split": "test", "step": steps, "miou_pct": 10.0, "iou_pct": {}}
+lines = [json.dumps(head | {"domain": d}) for d in domains]
+(folder / "metrics.jsonl").write_text("\\n".join(lines))
+"""
+
+
+def fake_train(monkeypatch, fails=()):
+    """Children that write what a training leaves, and crash for the names in `fails`."""
+
+    def command(job, config_name, *flags):
+        cfg = job.cfg
+        facts = [cfg.name, str(job.folder), config.dump(cfg), cfg.steps, cfg.test_domains, fails]
+        return [runs.sys.executable, "-I", "-c", FAKE, json.dumps(facts)]
+
+    monkeypatch.setattr(runs.Job, "command", command)
+
+
+def test_a_crashed_training_is_told_and_the_others_go_on_and_are_reused(tmp_path, monkeypatch):
+    jobs = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
+    said = []
+    fake_train(monkeypatch, fails=["ibn_a_seed0"])
+    state = runs.State(tmp_path)
+    got = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=2, say=said.append)
+    assert sorted(j.row.name for j in got.done) == ["BN", "BN + jitter", "IBN-b"]
+    assert "the lamp went out" in got.failed["ibn_a_seed0"]
+    assert any("FAILED" in line and "the lamp went out" in line for line in said)
+
+    fake_train(monkeypatch)
+    state = runs.State(tmp_path)
+    again = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=1, say=said.append)
+    assert not again.failed and len(again.done) == 4
+    assert again.reused == {"bn_seed0", "bn_jitter_seed0", "ibn_b_seed0"}
+
+    changed = runs.plan("seg_streets_tiny", [0], (*TINY, "lr=0.01"), tmp_path, camvid=False)
+    fresh = runs.run_jobs(changed, "seg_streets_tiny", state, workers=2, say=said.append)
+    assert not fresh.reused and len(fresh.done) == 4
+
+
+def test_a_seed_beyond_the_budget_is_dropped_aloud(tmp_path, monkeypatch):
+    jobs = runs.plan("seg_streets_tiny", [0, 1, 2], TINY, tmp_path, camvid=False)
+    fake_train(monkeypatch)
+    said, state = [], runs.State(tmp_path)
+    got = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=2, budget_s=1.0, say=said.append)
+    assert got.dropped == [1, 2] and {j.seed for j in got.done} == {0} and len(got.done) == 4
+    assert any("seeds [1, 2] dropped" in line for line in said)
