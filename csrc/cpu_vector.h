@@ -142,13 +142,19 @@ inline typename VectorOf<A>::bits load_bits(const uint8_t* row, int64_t i, int64
   return (lane & (Bits{} + word)) != 0;
 }
 
-template <typename A>
-inline double sum(Vec<A> v) {
-  double part[kLanes<A>];
-  for (int64_t i = 0; i < kLanes<A>; ++i) part[i] = v[i];
-  for (int64_t width = kLanes<A> / 2; width > 0; width /= 2)
-    for (int64_t i = 0; i < width; ++i) part[i] += part[i + width];
-  return part[0];
+inline float sum(Vec<float> v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#else
+  for (int64_t width = kLanes<float> / 2; width > 0; width /= 2)
+    for (int64_t i = 0; i < width; ++i) v[i] += v[i + width];
+  return v[0];
+#endif
+}
+inline double sum(Vec<double> v) {
+  double total = 0;
+  for (int64_t i = 0; i < kLanes<double>; ++i) total += v[i];
+  return total;
 }
 
 // e^x to 2 ulp (float) or 1e-15 (double); x is clamped to where the result is finite and normal.

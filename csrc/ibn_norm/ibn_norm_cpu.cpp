@@ -65,8 +65,8 @@ struct Pass {
     const A* p = static_cast<const A*>(instance(c) ? in : bn);
     return p ? p[local(c)] : none;
   }
-  A scale(int64_t n, int64_t c) const {
-    return A(double(weight(c)) / std::sqrt(double(var[n * a.C + c]) + a.eps));
+  double inverse_deviation(int64_t n, int64_t c) const {
+    return 1 / std::sqrt(double(var[n * a.C + c]) + a.eps);
   }
   void set_statistics(int64_t n, int64_t c, double m, double v) const {
     mean[n * a.C + c] = A(m);
@@ -167,7 +167,8 @@ struct Pass {
     Affine<A> affine() const { return {&mean, &scale, &bias, &c1, &c2}; }
   };
   Constants constants(int64_t n, int64_t c) const {
-    return {mean[n * a.C + c], scale(n, c), bias(c), A(0), A(0)};
+    const A scale = A(double(weight(c)) * inverse_deviation(n, c));
+    return {mean[n * a.C + c], scale, bias(c), A(0), A(0)};
   }
 
   template <Act act>
@@ -216,13 +217,14 @@ struct Pass {
             const Span<A> v = block(n, c, s, count, b);
             sums[c - c0].template add<act>(v, k[c - c0].affine(), slope);
           });
-      const double count = has_statistics(c0) ? double((n1 - n0) * a.S) : HUGE_VAL;
+      const double share = has_statistics(c0) ? 1 / double((n1 - n0) * a.S) : 0;
       for (int64_t i = 0; i < c1 - c0; ++i) {
         sums[i].flush();
-        const double inverse = 1 / (double(var[n0 * a.C + c0 + i]) + a.eps);
-        d_weight[i] += sums[i].gx * std::sqrt(inverse);
+        const double inverse = inverse_deviation(n0, c0 + i);
+        d_weight[i] += sums[i].gx * inverse;
         d_bias[i] += sums[i].g;
-        k[i].c1 = A(sums[i].g / count), k[i].c2 = A(sums[i].gx / count * inverse);
+        k[i].c1 = A(sums[i].g * share);
+        k[i].c2 = A(sums[i].gx * share * inverse * inverse);
       }
       for (int64_t n = n1 - 1; n >= n0; --n)
         for (int64_t c = c0; c < c1; ++c)
@@ -424,13 +426,13 @@ struct Pass {
           sum_g += total[n * 2 * a.C + c];
           sum_gx += total[n * 2 * a.C + a.C + c];
         }
-        const double inverse = 1 / (double(var[n0 * a.C + c]) + a.eps);
-        const double count = has_statistics(c) ? double((n1 - n0) * a.S) : HUGE_VAL;
-        d_weight += sum_gx * std::sqrt(inverse);
+        const double inverse = inverse_deviation(n0, c);
+        const double share = has_statistics(c) ? 1 / double((n1 - n0) * a.S) : 0;
+        d_weight += sum_gx * inverse;
         d_bias += sum_g;
         for (int64_t n = n0; n < n1; ++n) {
-          c1[n * a.C + c] = A(sum_g / count);
-          c2[n * a.C + c] = A(sum_gx / count * inverse);
+          c1[n * a.C + c] = A(sum_g * share);
+          c2[n * a.C + c] = A(sum_gx * share * inverse * inverse);
         }
       }
       set_parameter_gradients(c, d_weight, d_bias);

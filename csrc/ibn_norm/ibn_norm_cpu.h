@@ -1,4 +1,5 @@
-// The CPU kernels, one copy per instruction set; ibn_norm_cpu_binding.cpp chooses. No torch header.
+// The CPU kernels, one copy per instruction set, and the launchers that choose one of them, defined
+// in ibn_norm_cpu_binding.cpp. No torch header.
 #pragma once
 #include "ibn_norm.h"
 
@@ -17,5 +18,8 @@ IBN_NORM_DECLARE(baseline)
 IBN_NORM_DECLARE(avx2)
 IBN_NORM_DECLARE(avx512)
 #undef IBN_NORM_DECLARE
+
+void ibn_norm_forward_cpu(const Args& args);
+void ibn_norm_backward_cpu(const Args& args);
 
 }  // namespace ibn_norm

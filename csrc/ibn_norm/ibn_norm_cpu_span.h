@@ -32,6 +32,10 @@ class Buffer {  // 64-byte aligned, with room to load one vector past the end
 struct Moments {  // of `count` values: mean and sum of squared deviations
   double count = 0, mean = 0, m2 = 0;
   void merge(const Moments& more) {  // Chan's formula
+    if (count == 0) {
+      *this = more;
+      return;
+    }
     const double share = more.count / (count + more.count), delta = more.mean - mean;
     mean += delta * share;
     m2 += more.m2 + delta * delta * (count * share);
@@ -91,11 +95,7 @@ inline void for_vectors(int64_t n, F f) {
   int64_t i = 0;
   for (; i + chains * kLanes<A> <= n; i += chains * kLanes<A>) {
     f(i, kLanes<A>, 0);
-    if constexpr (chains > 1) f(i + kLanes<A>, kLanes<A>, 1);
-    if constexpr (chains > 2) {
-      f(i + 2 * kLanes<A>, kLanes<A>, 2);
-      f(i + 3 * kLanes<A>, kLanes<A>, 3);
-    }
+    if constexpr (chains == 2) f(i + kLanes<A>, kLanes<A>, 1);
   }
   for (; i + kLanes<A> <= n; i += kLanes<A>) f(i, kLanes<A>, 0);
   if (i < n) f(i, n - i, 0);
@@ -211,8 +211,8 @@ struct PlaneGradients {
   }
 
   void flush() {
-    g += sum<A>(g_sum[0] + g_sum[1]);
-    gx += sum<A>(gx_sum[0] + gx_sum[1]);
+    g += sum(g_sum[0] + g_sum[1]);
+    gx += sum(gx_sum[0] + gx_sum[1]);
     for (int chain = 0; chain < 2; ++chain) g_sum[chain] = gx_sum[chain] = Vec<A>{};
     pending = 0;
   }
@@ -221,22 +221,21 @@ struct PlaneGradients {
 template <typename A>
 struct PlaneMoments {
   Moments total;
-  Vec<A> s1[4] = {}, s2[4] = {};  // of z - pilot and of its square
+  Vec<A> s1[2] = {}, s2[2] = {};  // of z - pilot and of its square
   A pilot = 0;
   int64_t pending = 0;
 
   void add(const A* z, int64_t n) {
     if (pending == 0) choose_pilot(z, n);
     const Vec<A> shift = splat<A>(pilot);
-    Vec<A> total1[4], total2[4];
-    for (int chain = 0; chain < 4; ++chain) total1[chain] = s1[chain], total2[chain] = s2[chain];
-    for_vectors<4, A>(n, [&](int64_t i, int64_t count, int chain) IBN_NORM_INLINE {
+    Vec<A> total1[2] = {s1[0], s1[1]}, total2[2] = {s2[0], s2[1]};
+    for_vectors<2, A>(n, [&](int64_t i, int64_t count, int chain) IBN_NORM_INLINE {
       Vec<A> d = load_some(z + i, count) - shift;
       if (count < kLanes<A>) d = first_lanes<A>(d, count);
       total1[chain] += d;
       total2[chain] += d * d;
     });
-    for (int chain = 0; chain < 4; ++chain) s1[chain] = total1[chain], s2[chain] = total2[chain];
+    for (int chain = 0; chain < 2; ++chain) s1[chain] = total1[chain], s2[chain] = total2[chain];
     pending += n;
     if (pending >= kFlush) flush();
   }
@@ -247,7 +246,7 @@ struct PlaneMoments {
     for_vectors<1, A>(first, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
       head += load_some(z + i, count);
     });
-    pilot = A(sum<A>(head) / double(first));
+    pilot = A(sum(head) / double(first));
   }
 
   Moments finish() {
@@ -257,11 +256,11 @@ struct PlaneMoments {
 
   void flush() {
     if (pending == 0) return;
-    const double total1 = sum<A>((s1[0] + s1[1]) + (s1[2] + s1[3]));
-    const double total2 = sum<A>((s2[0] + s2[1]) + (s2[2] + s2[3]));
+    const double total1 = sum(s1[0] + s1[1]);
+    const double total2 = sum(s2[0] + s2[1]);
     const double shift = total1 / double(pending);
     total.merge({double(pending), pilot + shift, total2 - shift * total1});
-    for (int chain = 0; chain < 4; ++chain) s1[chain] = s2[chain] = Vec<A>{};
+    for (int chain = 0; chain < 2; ++chain) s1[chain] = s2[chain] = Vec<A>{};
     pending = 0;
   }
 };

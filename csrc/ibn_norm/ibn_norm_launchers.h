@@ -9,19 +9,12 @@
 
 #include "ibn_norm.h"
 #ifdef USE_CUDA
-#include <cuda_runtime_api.h>
+#include "ibn_norm_cuda.h"
+#else
+#include "ibn_norm_cpu.h"
 #endif
 
 namespace ibn_norm {
-
-#ifdef USE_CUDA
-size_t ibn_norm_workspace_bytes(const Args& args, bool backward);
-void ibn_norm_forward_cuda(const Args& args, cudaStream_t stream);
-void ibn_norm_backward_cuda(const Args& args, cudaStream_t stream);
-#else
-void ibn_norm_forward_cpu(const Args& args);
-void ibn_norm_backward_cpu(const Args& args);
-#endif
 
 // Every field of Args by name; an absent one is 0. Addresses are integers.
 inline Args args_from(const pybind11::dict& fields) {

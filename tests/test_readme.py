@@ -1,0 +1,27 @@
+"""The README's Python snippets run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_there_are_three():
+    assert len(SNIPPETS) == 3
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["model", "layer", "conversion"])
+def test_snippet(snippet):
+    names: dict[str, object] = {}
+    exec(snippet, names)
+    shapes = {k: tuple(v.shape) for k, v in names.items() if hasattr(v, "shape")}
+    if "logits" in names:
+        assert shapes["logits"] == (2, 10)
+        assert (shapes["low"], shapes["high"]) == ((2, 64, 24, 24), (2, 512, 3, 3))
+    elif "y" in names:
+        assert shapes["y"] == shapes["x"] and (names["y"] >= 0).all()
+    else:
+        assert "IBN" in repr(names["model"]) and "BatchNormAct2d" in repr(names["plain"])
