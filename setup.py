@@ -205,7 +205,7 @@ names = [] if NATIVE == "0" else ["ibnvision._C", "ibnvision._cuda"]
 setup(
     version=VERSION,
     packages=find_packages(include=["ibnvision*"]),
-    package_data={"ibnvision": ["py.typed", "configs/*.toml"]},  # configs links to the top folder
+    package_data={"ibnvision": ["configs/*.toml"]},  # configs links to the top folder
     setup_requires=build_requirements(),
     ext_modules=[Extension(name, [], optional=True) for name in names],
     cmdclass={"build_ext": CMakeBuild},

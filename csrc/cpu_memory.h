@@ -8,8 +8,8 @@
 
 namespace ibnvision {
 
-// Ask for 2 MiB pages under [p, p + bytes) where an allocation is surely a mapping of its own: glibc
-// never serves 32 MiB or more from the heap. A hint; nothing depends on it.
+// Ask for 2 MiB pages under [p, p + bytes) where an allocation is surely a mapping of its own:
+// glibc never serves 32 MiB or more from the heap. A hint; nothing depends on it.
 inline void advise_huge_pages(void* p, int64_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t page = uintptr_t(2) << 20;

@@ -127,8 +127,10 @@ inline uint32_t positive_lanes<float>(Vec<float> v) {
 template <typename A>
 inline void store_bits(uint8_t* row, int64_t i, uint32_t bits, int64_t count) {
   bits &= (1u << count) - 1;
-  if (i % 8) row[i / 8] |= uint8_t(bits << (i % 8));
-  else row[i / 8] = uint8_t(bits);
+  if (i % 8)
+    row[i / 8] |= uint8_t(bits << (i % 8));
+  else
+    row[i / 8] = uint8_t(bits);
   if (kLanes<A> > 8 && count > 8) row[i / 8 + 1] = uint8_t(bits >> 8);
 }
 

@@ -22,9 +22,7 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype | None = N
     NaN never passes. Raises AssertionError with the greatest difference.
     """
     rtol, atol = TOLERANCE[dtype or actual.dtype]
-    torch.testing.assert_close(
-        actual.double().cpu(), expected.double().cpu(), rtol=rtol, atol=atol
-    )
+    torch.testing.assert_close(actual.double().cpu(), expected.double().cpu(), rtol=rtol, atol=atol)
 
 
 def grads(function: Callable[..., Tensor], inputs: Sequence[Tensor | None], dy: Tensor) -> tuple:

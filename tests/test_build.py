@@ -99,7 +99,7 @@ def test_reference_only_run_has_no_library():
 
 @pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="no source tree around the tests")
 def test_sdist_holds_every_source(tmp_path):
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", minversion="77")  # reads the licence of pyproject.toml
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     command += ["sdist", "--dist-dir", str(tmp_path)]
     environment = {**os.environ, "IBNVISION_NATIVE": "0"}

@@ -16,16 +16,16 @@ struct Args {
   void* y;           // forward
   void* dx;          // backward
   void* d_residual;  // backward; null unless a residual after the norm has an activation behind it
-  uint8_t* mask;     // one bit an element, rows [N, C] of S bits or, channels_last, [N, S] of C bits,
-                     // each padded to whole bytes: whether norm + residual is positive
+  uint8_t* mask;  // one bit an element, rows [N, C] of S bits or, channels_last, [N, S] of C bits,
+                  // each padded to whole bytes: whether norm + residual is positive
   // parameters, type acc_t = float, for float64 double
-  const void *in_weight, *in_bias;      // [I]
-  const void *bn_weight, *bn_bias;      // [C - I]
+  const void *in_weight, *in_bias;         // [I]
+  const void *bn_weight, *bn_bias;         // [C - I]
   const void *running_mean, *running_var;  // [C - I], read only, used without batch statistics
-  void *mean, *var;                     // [N, C], biased variance; written forward, read backward
-  void *d_in_weight, *d_in_bias;        // [I], backward
-  void *d_bn_weight, *d_bn_bias;        // [C - I], backward
-  void* workspace;                      // CUDA only: workspace_bytes(args) bytes
+  void *mean, *var;               // [N, C], biased variance; written forward, read backward
+  void *d_in_weight, *d_in_bias;  // [I], backward
+  void *d_bn_weight, *d_bn_bias;  // [C - I], backward
+  void* workspace;                // CUDA only: workspace_bytes(args) bytes
   int64_t N, C, S;
   int64_t instance_channels;  // I, a range at the start of the channels or, instance_last, the end
   int64_t batch_group;        // images that share batch statistics: N today

@@ -36,11 +36,16 @@ inline Tensor dense(const Tensor& x) {
 
 inline Dtype dtype_code(const Tensor& x) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return Dtype::float32;
-    case ScalarType::Half: return Dtype::float16;
-    case ScalarType::BFloat16: return Dtype::bfloat16;
-    case ScalarType::Double: return Dtype::float64;
-    default: STD_TORCH_CHECK(false, "ibn_norm has no kernel for the dtype of x");
+    case ScalarType::Float:
+      return Dtype::float32;
+    case ScalarType::Half:
+      return Dtype::float16;
+    case ScalarType::BFloat16:
+      return Dtype::bfloat16;
+    case ScalarType::Double:
+      return Dtype::float64;
+    default:
+      STD_TORCH_CHECK(false, "ibn_norm has no kernel for the dtype of x");
   }
 }
 
@@ -63,10 +68,10 @@ struct Layout {
   bool instance_last, residual_first;
 };
 
-inline Args make_args(const Tensor& x, const OptionalTensor& residual, const OptionalTensor& in_weight,
-                      const OptionalTensor& in_bias, const OptionalTensor& bn_weight,
-                      const OptionalTensor& bn_bias, Layout layout, int64_t act, double slope,
-                      bool batch_stats, double eps) {
+inline Args make_args(const Tensor& x, const OptionalTensor& residual,
+                      const OptionalTensor& in_weight, const OptionalTensor& in_bias,
+                      const OptionalTensor& bn_weight, const OptionalTensor& bn_bias, Layout layout,
+                      int64_t act, double slope, bool batch_stats, double eps) {
   STD_TORCH_CHECK(x.dim() >= 3 && x.dim() <= 5, "ibn_norm: x must be [N, C, *spatial]");
   STD_TORCH_CHECK(act >= 0 && act <= 3, "ibn_norm: act must be a code from 0 to 3");
   Args a{};
@@ -88,10 +93,11 @@ inline Args make_args(const Tensor& x, const OptionalTensor& residual, const Opt
   a.bn_weight = address(bn_weight, batch, dtype, "bn_weight");
   a.bn_bias = address(bn_bias, batch, dtype, "bn_bias");
   if (residual.has_value()) {
-    STD_TORCH_CHECK(residual->numel() == x.numel() && residual->scalar_type() == x.scalar_type() &&
-                        (residual->is_contiguous() ? !a.channels_last || x.is_contiguous()
-                                                   : is_channels_last(*residual) == a.channels_last),
-                    "ibn_norm: residual must have the shape, dtype and memory format of x");
+    STD_TORCH_CHECK(
+        residual->numel() == x.numel() && residual->scalar_type() == x.scalar_type() &&
+            (residual->is_contiguous() ? !a.channels_last || x.is_contiguous()
+                                       : is_channels_last(*residual) == a.channels_last),
+        "ibn_norm: residual must have the shape, dtype and memory format of x");
     a.residual = residual->data_ptr();
   }
   return a;
@@ -100,8 +106,8 @@ inline Args make_args(const Tensor& x, const OptionalTensor& residual, const Opt
 inline Tensor empty_mask(const Tensor& x, const Args& a, bool kept) {
   const int64_t row = a.channels_last ? a.C : a.S;
   const int64_t rows = row ? a.N * a.C * a.S / row : 0;
-  const std::vector<int64_t> shape = kept ? std::vector<int64_t>{rows, (row + 7) / 8}
-                                          : std::vector<int64_t>{0};
+  const std::vector<int64_t> shape =
+      kept ? std::vector<int64_t>{rows, (row + 7) / 8} : std::vector<int64_t>{0};
   return torch::stable::new_empty(x, shape, ScalarType::Byte);
 }
 
@@ -185,35 +191,37 @@ BackwardResult backward_with(Launch launch, const Tensor& dy, const Tensor& inpu
 }  // namespace ibn_norm
 
 // The registered functions of one device: IBN_NORM_REGISTER(CPU, forward_launch, backward_launch)
-#define IBN_NORM_REGISTER(device, forward_launch, backward_launch)                                \
-  namespace {                                                                                     \
-  using namespace ibn_norm;                                                                       \
-  ForwardResult ibn_norm_forward_op(                                                              \
-      const Tensor& x, const OptionalTensor& in_weight, const OptionalTensor& in_bias,            \
-      const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,                             \
-      const OptionalTensor& running_mean, const OptionalTensor& running_var,                      \
-      const OptionalTensor& residual, int64_t instance_channels, bool instance_last,              \
-      bool residual_first, int64_t act, double slope, bool batch_stats, bool keep_mask,           \
-      double eps) {                                                                               \
-    return forward_with(forward_launch, x, in_weight, in_bias, bn_weight, bn_bias, running_mean,  \
-                        running_var, residual,                                                    \
-                        Layout{instance_channels, instance_last, residual_first}, act, slope,     \
-                        batch_stats, keep_mask, eps);                                             \
-  }                                                                                               \
-  BackwardResult ibn_norm_backward_op(                                                            \
-      const Tensor& dy, const Tensor& x, const OptionalTensor& in_weight,                         \
-      const OptionalTensor& in_bias, const OptionalTensor& bn_weight,                             \
-      const OptionalTensor& bn_bias, const OptionalTensor& residual, const Tensor& mean,          \
-      const Tensor& var, const Tensor& mask, int64_t instance_channels, bool instance_last,       \
-      bool residual_first, int64_t act, double slope, bool batch_stats, bool residual_grad,       \
-      double eps) {                                                                               \
-    return backward_with(backward_launch, dy, x, in_weight, in_bias, bn_weight, bn_bias,          \
-                         residual, mean, var, mask,                                               \
-                         Layout{instance_channels, instance_last, residual_first}, act, slope,    \
-                         batch_stats, residual_grad, eps);                                        \
-  }                                                                                               \
-  STABLE_TORCH_LIBRARY_IMPL(ibnvision, device, m) {                                               \
-    m.impl("ibn_norm_forward", TORCH_BOX(&ibn_norm_forward_op));                                  \
-    m.impl("ibn_norm_backward", TORCH_BOX(&ibn_norm_backward_op));                                \
-  }                                                                                               \
+#define IBN_NORM_REGISTER(device, forward_launch, backward_launch)                                 \
+  namespace {                                                                                      \
+  using namespace ibn_norm;                                                                        \
+  ForwardResult ibn_norm_forward_op(const Tensor& x, const OptionalTensor& in_weight,              \
+                                    const OptionalTensor& in_bias,                                 \
+                                    const OptionalTensor& bn_weight,                               \
+                                    const OptionalTensor& bn_bias,                                 \
+                                    const OptionalTensor& running_mean,                            \
+                                    const OptionalTensor& running_var,                             \
+                                    const OptionalTensor& residual, int64_t instance_channels,     \
+                                    bool instance_last, bool residual_first, int64_t act,          \
+                                    double slope, bool batch_stats, bool keep_mask, double eps) {  \
+    return forward_with(forward_launch, x, in_weight, in_bias, bn_weight, bn_bias, running_mean,   \
+                        running_var, residual,                                                     \
+                        Layout{instance_channels, instance_last, residual_first}, act, slope,      \
+                        batch_stats, keep_mask, eps);                                              \
+  }                                                                                                \
+  BackwardResult ibn_norm_backward_op(                                                             \
+      const Tensor& dy, const Tensor& x, const OptionalTensor& in_weight,                          \
+      const OptionalTensor& in_bias, const OptionalTensor& bn_weight,                              \
+      const OptionalTensor& bn_bias, const OptionalTensor& residual, const Tensor& mean,           \
+      const Tensor& var, const Tensor& mask, int64_t instance_channels, bool instance_last,        \
+      bool residual_first, int64_t act, double slope, bool batch_stats, bool residual_grad,        \
+      double eps) {                                                                                \
+    return backward_with(backward_launch, dy, x, in_weight, in_bias, bn_weight, bn_bias, residual, \
+                         mean, var, mask,                                                          \
+                         Layout{instance_channels, instance_last, residual_first}, act, slope,     \
+                         batch_stats, residual_grad, eps);                                         \
+  }                                                                                                \
+  STABLE_TORCH_LIBRARY_IMPL(ibnvision, device, m) {                                                \
+    m.impl("ibn_norm_forward", TORCH_BOX(&ibn_norm_forward_op));                                   \
+    m.impl("ibn_norm_backward", TORCH_BOX(&ibn_norm_backward_op));                                 \
+  }                                                                                                \
   }

@@ -51,8 +51,8 @@ struct Pass {
   const int64_t instance_begin = a.instance_last ? a.C - a.instance_channels : 0;
   const int64_t instance_end = instance_begin + a.instance_channels;
   const int64_t mask_row = ((a.channels_last ? a.C : a.S) + 7) / 8;
-  const bool past_cache = std::is_same<T, A>::value &&
-                          a.N * a.C * a.S * int64_t(sizeof(T)) > kStreamBytes;
+  const bool past_cache =
+      std::is_same<T, A>::value && a.N * a.C * a.S * int64_t(sizeof(T)) > kStreamBytes;
 
   bool instance(int64_t c) const { return c >= instance_begin && c < instance_end; }
   bool has_statistics(int64_t c) const { return instance(c) || a.batch_stats; }
@@ -99,7 +99,9 @@ struct Pass {
     return {normalized_input(offset, n * rows, s),
             added ? fetch(residual + offset, n * rows, s.residual.get()) : nullptr,
             dy ? fetch(dy + offset, n * rows, s.dy.get()) : nullptr,
-            a.mask ? a.mask + mask_index * mask_row + bit / 8 : nullptr, n, mask_row};
+            a.mask ? a.mask + mask_index * mask_row + bit / 8 : nullptr,
+            n,
+            mask_row};
   }
 
   bool streams(const T* p) const {
@@ -251,7 +253,8 @@ struct Pass {
     const int64_t last = first + pixels(task);
     int64_t pixel = first;
     const bool several = a.C <= kFewChannels || !past_cache;
-    for (; several && pixel + kRows <= last; pixel += kRows) f(pixel, std::integral_constant<int, kRows>{});
+    for (; several && pixel + kRows <= last; pixel += kRows)
+      f(pixel, std::integral_constant<int, kRows>{});
     for (; pixel < last; ++pixel) f(pixel, std::integral_constant<int, 1>{});
   }
 
@@ -283,8 +286,8 @@ struct Pass {
   }
 
   // Chan's formula for n channels at once: `into` holds means and, behind them, m2s.
-  static void merge(double* into, double have, const double* means, const double* m2s,
-                    double more, int64_t n) {
+  static void merge(double* into, double have, const double* means, const double* m2s, double more,
+                    int64_t n) {
     const double share = more / (have + more), spread = have * share;
     for (int64_t c = 0; c < n; ++c) {
       const double delta = means[c] - into[c];
@@ -470,19 +473,27 @@ void backward_typed(const Args& args, Parallel parallel) {
 
 void forward(const Args& args, Parallel parallel) {
   switch (args.dtype) {
-    case Dtype::float32: return forward_typed<float, float>(args, parallel);
-    case Dtype::float16: return forward_typed<Half, float>(args, parallel);
-    case Dtype::bfloat16: return forward_typed<BFloat16, float>(args, parallel);
-    case Dtype::float64: return forward_typed<double, double>(args, parallel);
+    case Dtype::float32:
+      return forward_typed<float, float>(args, parallel);
+    case Dtype::float16:
+      return forward_typed<Half, float>(args, parallel);
+    case Dtype::bfloat16:
+      return forward_typed<BFloat16, float>(args, parallel);
+    case Dtype::float64:
+      return forward_typed<double, double>(args, parallel);
   }
 }
 
 void backward(const Args& args, Parallel parallel) {
   switch (args.dtype) {
-    case Dtype::float32: return backward_typed<float, float>(args, parallel);
-    case Dtype::float16: return backward_typed<Half, float>(args, parallel);
-    case Dtype::bfloat16: return backward_typed<BFloat16, float>(args, parallel);
-    case Dtype::float64: return backward_typed<double, double>(args, parallel);
+    case Dtype::float32:
+      return backward_typed<float, float>(args, parallel);
+    case Dtype::float16:
+      return backward_typed<Half, float>(args, parallel);
+    case Dtype::bfloat16:
+      return backward_typed<BFloat16, float>(args, parallel);
+    case Dtype::float64:
+      return backward_typed<double, double>(args, parallel);
   }
 }
 

@@ -9,8 +9,8 @@ namespace ibn_norm {
 using Body = void (*)(void* context, int64_t begin, int64_t end);
 using Parallel = void (*)(int64_t count, void* context, Body body);
 
-#define IBN_NORM_DECLARE(isa)                 \
-  namespace isa {                             \
+#define IBN_NORM_DECLARE(isa)                         \
+  namespace isa {                                     \
   void forward(const Args& args, Parallel parallel);  \
   void backward(const Args& args, Parallel parallel); \
   }

@@ -124,10 +124,14 @@ inline Vec<A> through_activation(Vec<A> v, Vec<A> dy, A slope) {
 template <typename F>
 inline void with_act(Act act, F f) {  // run-time activation to compile-time, outside the loops
   switch (act) {
-    case Act::relu: return f(std::integral_constant<Act, Act::relu>{});
-    case Act::leaky_relu: return f(std::integral_constant<Act, Act::leaky_relu>{});
-    case Act::silu: return f(std::integral_constant<Act, Act::silu>{});
-    default: return f(std::integral_constant<Act, Act::none>{});
+    case Act::relu:
+      return f(std::integral_constant<Act, Act::relu>{});
+    case Act::leaky_relu:
+      return f(std::integral_constant<Act, Act::leaky_relu>{});
+    case Act::silu:
+      return f(std::integral_constant<Act, Act::silu>{});
+    default:
+      return f(std::integral_constant<Act, Act::none>{});
   }
 }
 
@@ -142,8 +146,10 @@ inline void normalize(Span<A> s, A* y, Affine<A> k, A slope, bool past_cache) {
       if (s.residual) v += load_some(s.residual + j, count);
       if (s.mask) store_bits<A>(s.mask + row * s.mask_row, i, positive_lanes<A>(v), count);
       v = activate<act, A>(v, slope);
-      if (past_cache && count == kLanes<A>) stream(y + j, v);
-      else store_some(y + j, v, count);
+      if (past_cache && count == kLanes<A>)
+        stream(y + j, v);
+      else
+        store_some(y + j, v, count);
     }
   });
 }
@@ -154,8 +160,8 @@ struct Gradient {
 };
 
 template <Act act, typename A>
-inline Gradient<A> gradient(Span<A> s, int row, int64_t i, int64_t count, Vec<A> mean,
-                            Vec<A> scale, Vec<A> bias, A slope) {
+inline Gradient<A> gradient(Span<A> s, int row, int64_t i, int64_t count, Vec<A> mean, Vec<A> scale,
+                            Vec<A> bias, A slope) {
   const int64_t j = row * s.n + i;
   const Vec<A> centered = load_some(s.z + j, count) - mean;
   const Vec<A> dy = load_some(s.dy + j, count);  // 0 past the end, so that g is 0 there
@@ -167,8 +173,7 @@ inline Gradient<A> gradient(Span<A> s, int row, int64_t i, int64_t count, Vec<A>
 }
 
 template <Act act, int rows, typename A>
-inline void differentiate(Span<A> s, A* dx, A* d_residual, Affine<A> k, A slope,
-                          bool past_cache) {
+inline void differentiate(Span<A> s, A* dx, A* d_residual, Affine<A> k, A slope, bool past_cache) {
   const Coefficient<rows, A> means(k.mean), scales(k.scale), biases(k.bias), c1s(k.c1), c2s(k.c2);
   for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
     const Vec<A> mean = means.at(i), scale = scales.at(i), bias = biases.at(i);
@@ -178,8 +183,10 @@ inline void differentiate(Span<A> s, A* dx, A* d_residual, Affine<A> k, A slope,
       const auto [centered, g] = gradient<act>(s, row, i, count, mean, scale, bias, slope);
       if (d_residual) store_some(d_residual + j, g, count);
       const Vec<A> v = scale * (g - c1 - centered * c2);
-      if (past_cache && count == kLanes<A>) stream(dx + j, v);
-      else store_some(dx + j, v, count);
+      if (past_cache && count == kLanes<A>)
+        stream(dx + j, v);
+      else
+        store_some(dx + j, v, count);
     }
   });
 }
@@ -243,9 +250,8 @@ struct PlaneMoments {
   void choose_pilot(const A* z, int64_t n) {
     const int64_t first = n < 4 * kLanes<A> ? n : 4 * kLanes<A>;
     Vec<A> head{};
-    for_vectors<1, A>(first, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
-      head += load_some(z + i, count);
-    });
+    for_vectors<1, A>(first, [&](int64_t i, int64_t count, int)
+                                 IBN_NORM_INLINE { head += load_some(z + i, count); });
     pilot = A(sum(head) / double(first));
   }
 

@@ -1,5 +1,6 @@
-// The raw launchers, one a pass, and their Python face for tests and benchmarks: addresses and sizes
-// instead of tensors, no checks, no dispatcher. Models call torch.ops.ibnvision. No torch header.
+// The raw launchers, one a pass, and their Python face for tests and benchmarks: addresses and
+// sizes instead of tensors, no checks, no dispatcher. Models call torch.ops.ibnvision. No torch
+// header.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -94,4 +95,6 @@ inline void register_launchers_of(pybind11::module_& m) {
 
 }  // namespace ibn_norm
 
-inline void register_ibn_norm_launchers(pybind11::module_& m) { ibn_norm::register_launchers_of(m); }
+inline void register_ibn_norm_launchers(pybind11::module_& m) {
+  ibn_norm::register_launchers_of(m);
+}

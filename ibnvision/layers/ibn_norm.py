@@ -122,7 +122,9 @@ class IBN(nn.Module):
         count = int(num_features * ratio)
         self.num_features = num_features
         self.instance_last = instance_last
-        self.instance_channels = num_features - int(num_features * (1 - ratio)) if instance_last else count
+        self.instance_channels = (
+            num_features - int(num_features * (1 - ratio)) if instance_last else count
+        )
         self.IN = nn.InstanceNorm2d(self.instance_channels, eps=eps, affine=affine, **dd)
         self.BN = nn.BatchNorm2d(
             num_features - self.instance_channels, eps, momentum, affine, track_running_stats, **dd
@@ -131,13 +133,19 @@ class IBN(nn.Module):
 
     @torch.jit.ignore
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        """As nn.Module's; refuses the SyncBatchNorm of convert_sync_batchnorm, which IBN never calls."""
+        """As nn.Module's, but no SyncBatchNorm: it would never be called."""
         if isinstance(module, nn.SyncBatchNorm):
             raise NotImplementedError(_NO_SYNC)
         super().add_module(name, module)
 
     def _norm(self, x: Tensor, residual: Tensor | None) -> Tensor:
         bn = self.BN
+        if not hasattr(bn, "momentum"):  # replaced by a frozen batch norm
+            return ibn_norm(
+                x, self.IN.weight, self.IN.bias, bn.weight, bn.bias, bn.running_mean,
+                bn.running_var, None, residual, self.instance_channels, self.instance_last, False,
+                self.act_name, self.slope, False, 0.0, bn.eps,
+            )  # fmt: skip
         return ibn_norm(
             x, self.IN.weight, self.IN.bias, bn.weight, bn.bias, bn.running_mean, bn.running_var,
             bn.num_batches_tracked, residual, self.instance_channels, self.instance_last, False,

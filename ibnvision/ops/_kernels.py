@@ -1,4 +1,4 @@
-"""Loads the compiled kernels, registers operators around them, and says why a call does not use one."""
+"""Loads the compiled kernels, registers operators, and says why a call does not use a kernel."""
 
 import functools
 import hashlib
@@ -65,7 +65,7 @@ def why_no_kernel(op: str, x: Tensor) -> str:
     """
     if _forced:
         return "reference_ops() is active"
-    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
+    if torch._C._functorch.maybe_current_level() is not None:
         return "inside a torch.func transform"
     device = x.device.type
     if not _has_kernel(op, device):
@@ -123,7 +123,7 @@ class reference_ops(TorchFunctionMode):
 def is_eager() -> bool:
     """Whether calls run at once: no tracer, exporter or dispatch mode watches them."""
     return not (
-        torch._C._len_torch_dispatch_stack()  # type: ignore[attr-defined]
+        torch._C._len_torch_dispatch_stack()
         or torch._ops._len_torch_dispatch_stack_pre_dispatch()
         or torch.compiler.is_compiling()
     )
@@ -187,12 +187,16 @@ torch.compiler.config.cache_key_tag += f" ibnvision:{_digest()}"
 def kernel_report() -> dict[str, str]:
     """What each operator runs as: {"ibn_norm cpu": "kernel (avx512)", "ibn_norm cuda": reason}."""
     report = {}
-    names = sorted({packet._qualified_op_name.split("::")[1] for packet in _bodies if _is_packet(packet)})
+    names = sorted(
+        {packet._qualified_op_name.split("::")[1] for packet in _bodies if _is_packet(packet)}
+    )
     for name in names:
         for device in ("cpu", "cuda"):
             probe = torch.empty(0, device="cpu")
             if device == "cuda" and not torch.cuda.is_available():
-                report[f"{name} cuda"] = _reasons.get("cuda", "kernel built, but no CUDA device is present")
+                report[f"{name} cuda"] = _reasons.get(
+                    "cuda", "kernel built, but no CUDA device is present"
+                )
                 continue
             reason = why_no_kernel(f"{name}_forward", probe.to(device))
             library = C if device == "cpu" else CUDA
@@ -215,5 +219,6 @@ def info() -> list[str]:
             facts = ", ".join(f"{key}={value}" for key, value in library.build_info().items())
             lines.append(f"{label}: loaded ({facts})")
     lines += [f"{key}: {value}" for key, value in kernel_report().items()]
-    lines.append(f"CUDA device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none present'}")
+    present = torch.cuda.is_available()
+    lines.append(f"CUDA device: {torch.cuda.get_device_name() if present else 'none present'}")
     return lines

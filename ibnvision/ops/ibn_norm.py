@@ -13,22 +13,16 @@ Source: Pan et al., ECCV 2018, https://arxiv.org/abs/1807.09441. Differs: the ra
 inferred; the official layers split into equal pieces and fail for odd widths and single pixels.
 """
 
-import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._kernels import (
-    KERNEL_DTYPES,
-    eager_function,
-    fall_back,
-    is_eager,
-    lib,
-    register,
-    why_no_kernel,
-)
+from ._checks import check_choice, check_image, check_like, check_vector
+from ._kernels import eager_function, fall_back, is_eager, lib, register, why_no_kernel
+from ._layout import dense, dense_like, is_channels_last, statistics_dtype
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")  # the index is the code in csrc/ibn_norm
 
@@ -52,25 +46,6 @@ lib.define(
 )
 
 
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """Statistics and parameters are float64 for float64 x, float32 for all else."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether x, [N, C, *spatial], is dense with the channels innermost and not also contiguous."""
-    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
-
-
-def dense_like(x: Tensor, like: Tensor) -> Tensor:
-    """x with the strides of the dense tensor `like`, of the same shape."""
-    if x.stride() == like.stride():
-        return x
-    if like.is_contiguous():
-        return x.contiguous()
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
 def _activate(x: Tensor, act: str, slope: float) -> Tensor:
     if act == "relu":
         return F.relu(x)
@@ -81,12 +56,7 @@ def _activate(x: Tensor, act: str, slope: float) -> Tensor:
 
 def ibn_norm_reference(
     x: Tensor,
-    in_weight: Tensor | None,
-    in_bias: Tensor | None,
-    bn_weight: Tensor | None,
-    bn_bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
+    values: Sequence[Tensor | None],
     residual: Tensor | None,
     instance_channels: int,
     instance_last: bool,
@@ -96,10 +66,12 @@ def ibn_norm_reference(
     batch_stats: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition in PyTorch's own norms: y and the batch's mean and unbiased var, [C - instance].
+    """The definition in PyTorch's own norms: y and the batch's mean and unbiased var.
 
-    Without batch statistics the last two are empty. Differentiable to any order.
+    `values` are the weights, biases and running statistics in the operator's order. mean and var
+    are [C - instance_channels], empty without batch statistics. Differentiable to any order.
     """
+    in_weight, in_bias, bn_weight, bn_bias, running_mean, running_var = values
     batch_channels = x.shape[1] - instance_channels
     z = x.to(statistics_dtype(x))
     mean = var = z.new_zeros(batch_channels if batch_stats else 0)
@@ -108,6 +80,7 @@ def ibn_norm_reference(
     start = batch_channels if instance_last else 0
     batch_start = 0 if instance_last else instance_channels
     parts = []
+    args: tuple[Any, ...]
     if instance_channels and z.numel() > 0:
         part = z.narrow(1, start, instance_channels)
         args = (None, None, True, 0.0, eps, False)
@@ -129,55 +102,6 @@ def ibn_norm_reference(
     if residual is not None and not residual_first:
         y = y + residual
     return dense_like(_activate(y, act, slope).to(x.dtype), x), mean, var
-
-
-def _check(
-    x: Tensor,
-    parameters: dict[str, tuple[Tensor | None, int]],
-    residual: Tensor | None,
-    instance_channels: int,
-    act: str,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-) -> None:
-    if not 3 <= x.dim() <= 5:
-        raise ValueError(
-            f"x must be [N, C, *spatial] with 1 to 3 spatial axes, got shape {tuple(x.shape)}"
-        )
-    if x.dtype not in KERNEL_DTYPES:
-        raise TypeError(f"x must be float32, float16, bfloat16 or float64, got {x.dtype}")
-    if not 0 <= instance_channels <= x.shape[1]:
-        raise ValueError(
-            f"instance_channels must lie in [0, C={x.shape[1]}], got {instance_channels}"
-        )
-    for name, (value, channels) in parameters.items():
-        if value is None:
-            continue
-        if value.dim() != 1 or value.shape[0] != channels:
-            raise ValueError(f"{name} must have shape [{channels}], got {tuple(value.shape)}")
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
-        if value.device != x.device:
-            raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
-    if (parameters["running_mean"][0] is None) != (parameters["running_var"][0] is None):
-        raise ValueError("running_mean and running_var must be given together, got only one")
-    if residual is not None:
-        if residual.shape != x.shape:
-            raise ValueError(
-                f"residual must have the shape of x, {tuple(x.shape)}, got {tuple(residual.shape)}"
-            )
-        if residual.device != x.device:
-            raise ValueError(
-                f"residual must be on the device of x, {x.device}, got {residual.device}"
-            )
-    if act not in ACTIVATIONS:
-        near = difflib.get_close_matches(act, ACTIVATIONS, 1, 0.0)[0]
-        raise KeyError(f"act must be one of {', '.join(ACTIVATIONS)}; got {act!r}, nearest {near!r}")
-    if momentum is not None and not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
-    if eps < 0:
-        raise ValueError(f"eps must not be negative, got {eps}")
 
 
 def _move_running(
@@ -220,31 +144,43 @@ def ibn_norm_entry(
     eps: float,
 ) -> Tensor:
     """Body of the operator: checks, chooses kernel or definition, moves the running statistics."""
-    batch_channels = x.shape[1] - instance_channels if x.dim() > 1 else 0
-    parameters = {
-        "in_weight": (in_weight, instance_channels),
-        "in_bias": (in_bias, instance_channels),
-        "bn_weight": (bn_weight, batch_channels),
-        "bn_bias": (bn_bias, batch_channels),
-        "running_mean": (running_mean, batch_channels),
-        "running_var": (running_var, batch_channels),
-    }
-    _check(x, parameters, residual, instance_channels, act, training, momentum, eps)
+    check_image(x)
+    if not 0 <= instance_channels <= x.shape[1]:
+        raise ValueError(
+            f"instance_channels must lie in [0, C={x.shape[1]}], got {instance_channels}"
+        )
+    batch_channels = x.shape[1] - instance_channels
+    check_vector("in_weight", in_weight, instance_channels, x)
+    check_vector("in_bias", in_bias, instance_channels, x)
+    check_vector("bn_weight", bn_weight, batch_channels, x)
+    check_vector("bn_bias", bn_bias, batch_channels, x)
+    check_vector("running_mean", running_mean, batch_channels, x)
+    check_vector("running_var", running_var, batch_channels, x)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given together, got only one")
+    check_like("residual", residual, x)
+    check_choice("act", act, ACTIVATIONS)
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
+    if eps < 0:
+        raise ValueError(f"eps must not be negative, got {eps}")
+
     batch_stats = training or running_mean is None
+    moves = training and running_mean is not None and x.numel() > 0
     dtype = statistics_dtype(x)
-    values = [None if v is None else v.to(dtype) for v, _ in parameters.values()]
-    if residual is not None and residual.dtype != x.dtype:
+    tensors = (in_weight, in_bias, bn_weight, bn_bias, running_mean, running_var)
+    values = [None if t is None else t.to(dtype) for t in tensors]
+    if residual is not None:
         residual = residual.to(x.dtype)
     reason = why_no_kernel("ibn_norm_forward", x)
     if reason:
         fall_back("ibn_norm", reason)
         y, mean, var = ibn_norm_reference(
-            x, *values, residual, instance_channels, instance_last, residual_first, act, slope,
+            x, values, residual, instance_channels, instance_last, residual_first, act, slope,
             batch_stats, eps,
         )  # fmt: skip
     else:
-        if not x.is_contiguous() and not is_channels_last(x):
-            x = x.contiguous()
+        x = dense(x)
         if residual is not None:
             residual = dense_like(residual, x)
         inputs = (x, residual, *values[:4])
@@ -257,12 +193,11 @@ def ibn_norm_entry(
             x, *values, residual, instance_channels, instance_last, residual_first, code, slope,
             batch_stats, needs_grad, eps,
         )  # fmt: skip
-        start = 0 if instance_last else instance_channels
-        if training and running_mean is not None and x.numel() > 0:
-            count = x.numel() // x.shape[1]
+        if moves:
+            start, count = 0 if instance_last else instance_channels, x.numel() // x.shape[1]
             mean = all_mean[0].narrow(0, start, batch_channels)
             var = all_var[0].narrow(0, start, batch_channels) * (count / max(count - 1, 1))
-    if training and running_mean is not None and running_var is not None and x.numel() > 0:
+    if moves and running_mean is not None and running_var is not None:
         _move_running(running_mean, running_var, num_batches_tracked, mean, var, momentum)
     return y
 
@@ -286,7 +221,7 @@ def ibn_norm(
     momentum: float | None = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize x, add a residual and activate, in one pass; in training move the running statistics.
+    """Normalize x, add a residual, activate; in training also move the running statistics.
 
     Args:
         x: [N, C, *spatial] with 1 to 3 spatial axes; float32, float16, bfloat16 or float64,
@@ -336,7 +271,9 @@ def ibn_norm(
 
 def _keeps_mask(residual: Tensor | None, residual_first: bool, act: int) -> bool:
     """After an added residual the sign of the sum is kept as one bit instead of the residual."""
-    return residual is not None and not residual_first and ACTIVATIONS[act] in ("relu", "leaky_relu")
+    return (
+        residual is not None and not residual_first and ACTIVATIONS[act] in ("relu", "leaky_relu")
+    )
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -374,13 +311,9 @@ def _mask_shape(x: Tensor) -> tuple[int, int]:
     return x.numel() // row if x.numel() else 0, (row + 7) // 8
 
 
-def _dense(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
-
-
 def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     residual, _, _, residual_first, act, _, _, keep_mask, _ = rest[6:]
-    x = _dense(x)
+    x = dense(x)
     mean = x.new_empty((x.shape[0], x.shape[1]), dtype=statistics_dtype(x))
     kept = keep_mask and _keeps_mask(residual, residual_first, act)
     mask = x.new_empty(_mask_shape(x) if kept else (0,), dtype=torch.uint8)
@@ -389,7 +322,7 @@ def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     instance, residual_grad = rest[8], rest[14]
-    x = _dense(x)
+    x = dense(x)
     sizes = (instance, instance, x.shape[1] - instance, x.shape[1] - instance)
     gradients = [x.new_empty((size,), dtype=statistics_dtype(x)) for size in sizes]
     d_residual = torch.empty_like(x) if residual_grad else x.new_empty((0,))
@@ -418,7 +351,7 @@ def example_inputs(
     residual: bool = False,
     seed: int = 0,
 ) -> tuple[Any, ...]:
-    """x of `shape`, its parameters and buffers, as positional arguments of `ibn_norm` up to `split`."""
+    """The positional arguments of ibn_norm up to instance_channels, for an x of `shape`."""
     generator = torch.Generator().manual_seed(seed)
     channels = shape[1]
     split = channels // 2 if split is None else split
@@ -426,13 +359,14 @@ def example_inputs(
     def draw(*size: int, like: torch.dtype = dtype) -> Tensor:
         return torch.randn(*size, generator=generator, dtype=torch.float64).to(device, like)
 
-    def dense(t: Tensor) -> Tensor:
+    def image() -> Tensor:
+        t = draw(*shape)
         return t.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else t
 
     param = torch.float64 if dtype == torch.float64 else torch.float32
     rest = channels - split
     return (
-        dense(draw(*shape) * 2 + 1),
+        image() * 2 + 1,
         draw(split, like=param),
         draw(split, like=param),
         draw(rest, like=param),
@@ -440,6 +374,6 @@ def example_inputs(
         draw(rest, like=param),
         draw(rest, like=param).abs() + 0.5,
         torch.zeros((), dtype=torch.int64, device=device),
-        dense(draw(*shape)) if residual else None,
+        image() if residual else None,
         split,
     )

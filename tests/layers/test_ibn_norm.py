@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import timm.layers
+import timm.utils.model
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -280,3 +281,15 @@ def test_sync_batch_norm_is_refused() -> None:
 def test_residual_of_another_shape_raises() -> None:
     with pytest.raises(ValueError, match="residual must have the shape of x"):
         IBNAct2d(4)(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 1, 1))
+
+
+def test_frozen_batch_norm_uses_running_statistics():
+    model = torch.nn.Sequential(IBN(6))
+    x = torch.randn(3, 6, 4, 4)
+    model(x)
+    want = model.eval()(x)
+    frozen = timm.utils.model.freeze_batch_norm_2d(model)
+    before = frozen[0].BN.running_mean.clone()
+    assert_close(frozen.train()(x), want)
+    assert torch.equal(frozen[0].BN.running_mean, before)
+    assert_close(torch.jit.script(frozen)(x), want)

@@ -34,9 +34,7 @@ def run(options, inputs, dy):
     mean, var, count = mean.clone(), var.clone(), count.clone()
 
     def call(x, in_w, in_b, bn_w, bn_b, residual):
-        return ibn_norm(
-            x, in_w, in_b, bn_w, bn_b, mean, var, count, residual, split, *options
-        )
+        return ibn_norm(x, in_w, in_b, bn_w, bn_b, mean, var, count, residual, split, *options)
 
     y, gradients = grads(call, [x, *parameters, residual], dy)
     return y, *gradients, mean, var, count
@@ -56,13 +54,18 @@ def test_equals_reference(row, dtype, channels_last, device):
         actual = run(options, inputs, dy)
         with reference_ops():
             plain = run(options, inputs, dy)
-            wide = [t.double() if torch.is_tensor(t) and t.is_floating_point() else t for t in inputs]
+            wide = [
+                t.double() if torch.is_tensor(t) and t.is_floating_point() else t for t in inputs
+            ]
             truth = run(options, wide, dy.double())
         for got, same, true in zip(actual, plain, truth, strict=True):
             assert got.dtype == same.dtype and got.shape == same.shape
             error = (got.double() - true.double()).abs().max().item()
             bound = 2 * (same.double() - true.double()).abs().max().item()
-            if got.dtype in (torch.float32, torch.float64):  # half precision is held to twice the reference's error
+            if got.dtype in (
+                torch.float32,
+                torch.float64,
+            ):  # half precision is held to twice the reference's error
                 scale = max(1.0, true.double().abs().max().item())
                 bound = max(bound, TOLERANCE[got.dtype][0] * scale)
             assert error <= bound
@@ -90,7 +93,9 @@ def test_gradcheck(row, device):
     torch.autograd.gradcheck(function, leaves)
     if inputs[8] is not None:
         inputs[8].requires_grad_()
-        torch.autograd.gradcheck(lambda r: call_op((*inputs[:8], r, inputs[9]), *options)[0](*values), [inputs[8]])
+        torch.autograd.gradcheck(
+            lambda r: call_op((*inputs[:8], r, inputs[9]), *options)[0](*values), [inputs[8]]
+        )
 
 
 @pytest.mark.skipif(REFERENCE_ONLY, reason="no library: the kernel operators have no kernels")
@@ -144,7 +149,12 @@ def step(function, module, x):
     x = x.clone().requires_grad_()
     y = function(x)
     y.square().sum().backward()
-    return [y.detach(), x.grad, *(p.grad for p in module.parameters()), *map(torch.clone, module.buffers())]
+    return [
+        y.detach(),
+        x.grad,
+        *(p.grad for p in module.parameters()),
+        *map(torch.clone, module.buffers()),
+    ]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -201,7 +211,11 @@ def test_vmap_runs_the_definition():
 def test_any_strides(device):
     base = torch.randn(3, 8, 10, 12, device=device)
     made = example_inputs(3, 6, 5, 4, device=device)
-    for x in (base[:, 1:7, ::2, :4], base[:, 1:7, 5:, :4].flip(3), base[:1, :6, :5, :4].expand(3, -1, -1, -1)):
+    for x in (
+        base[:, 1:7, ::2, :4],
+        base[:, 1:7, 5:, :4].flip(3),
+        base[:1, :6, :5, :4].expand(3, -1, -1, -1),
+    ):
         function, values = call_op((x, *made[1:]), False, False, "relu")
         dense = call_op((x.contiguous(), *made[1:]), False, False, "relu")[0]
         assert_close(function(x, *values[1:]), dense(x.contiguous(), *values[1:]))

@@ -133,10 +133,14 @@ def test_autocast_leaves_the_dtype_of_x():
     assert y.dtype == torch.bfloat16 and wide.dtype == torch.float32
 
 
-@pytest.mark.skipif(bool(why_no_kernel("ibn_norm_forward", torch.ones(1))), reason="needs the kernel")
+@pytest.mark.skipif(
+    bool(why_no_kernel("ibn_norm_forward", torch.ones(1))), reason="needs the kernel"
+)
 @pytest.mark.parametrize("residual, bits", [(False, 0), (True, 1)])
 def test_backward_keeps_x_and_one_bit_at_most(residual, bits):
-    x, *parameters, mean, var, count, added, split = example_inputs(4, 32, 16, 16, residual=residual)
+    x, *parameters, mean, var, count, added, split = example_inputs(
+        4, 32, 16, 16, residual=residual
+    )
     kept = {}
     x.requires_grad_()
 
@@ -163,7 +167,11 @@ def test_backward_keeps_x_and_one_bit_at_most(residual, bits):
         (dict(momentum=1.5), ValueError, r"momentum must lie in \[0, 1\] or be None, got 1.5"),
         (dict(eps=-1.0), ValueError, "eps must not be negative, got -1.0"),
         (dict(bn_bias=torch.ones(3, dtype=torch.int64)), TypeError, "bn_bias must be a floating"),
-        (dict(bn_bias=torch.ones(3, device="meta")), ValueError, "bn_bias must be on the device of x"),
+        (
+            dict(bn_bias=torch.ones(3, device="meta")),
+            ValueError,
+            "bn_bias must be on the device of x",
+        ),
     ],
     ids=lambda v: str(next(iter(v))) if isinstance(v, dict) else "",
 )
@@ -189,7 +197,9 @@ def test_every_instruction_set(variant):
     try:
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             for channels_last in (False, True):
-                made = example_inputs(2, 37, 7, 7, dtype=dtype, channels_last=channels_last, residual=True)
+                made = example_inputs(
+                    2, 37, 7, 7, dtype=dtype, channels_last=channels_last, residual=True
+                )
                 x, *parameters, _, _, _, residual, split = made
                 args = (None, None, None, residual, split, False, False, "silu")
                 leaf, same = x.clone().requires_grad_(), x.clone().requires_grad_()
