@@ -24,7 +24,8 @@ def interleave(
     """Time every backend `repeats` times; each repetition runs all of them once, in shuffled order.
 
     A load on the machine that comes and goes then falls on all of them alike. A sample repeats a
-    short call until `at_least_s` seconds have passed and holds seconds per call.
+    short call until `at_least_s` seconds have passed and holds seconds per call; one untimed call
+    goes before it, so that caches and the allocator are as this backend leaves them, not the last.
 
     Returns: name -> [repeats, 2], the columns wall time and CPU time of the whole process.
     """
@@ -42,6 +43,7 @@ def interleave(
         shuffle.shuffle(order)
         for name in order:
             call, count = backends[name], calls[name]
+            call()
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(count):
                 call()

@@ -115,12 +115,13 @@ def _move_running(
     """running += (batch - running) * momentum; None is the cumulative average."""
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
-    dtype = running_mean.dtype
-    batch = [mean.detach().to(dtype), var.detach().to(dtype)]
+    if mean.dtype != running_mean.dtype:
+        mean, var = mean.to(running_mean.dtype), var.to(running_mean.dtype)
+    batch = [mean, var]
     if momentum is not None:
         torch._foreach_lerp_([running_mean, running_var], batch, momentum)
     elif num_batches_tracked is not None:
-        share = num_batches_tracked.to(dtype).reciprocal()
+        share = num_batches_tracked.to(mean.dtype).reciprocal()
         torch._foreach_lerp_([running_mean, running_var], batch, [share, share])
 
 
@@ -169,8 +170,8 @@ def ibn_norm_entry(
     moves = training and running_mean is not None and x.numel() > 0
     dtype = statistics_dtype(x)
     tensors = (in_weight, in_bias, bn_weight, bn_bias, running_mean, running_var)
-    values = [None if t is None else t.to(dtype) for t in tensors]
-    if residual is not None:
+    values = [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
+    if residual is not None and residual.dtype != x.dtype:
         residual = residual.to(x.dtype)
     reason = why_no_kernel("ibn_norm_forward", x)
     if reason:
