@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ibnvision._build import build_note
+
 lib = torch.library.Library("ibnvision", "DEF")
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -39,7 +41,8 @@ def _load(name: str, device: str) -> ModuleType | None:
         if _MODE == "1" and name == "_C":
             raise ImportError(f"IBNVISION_NATIVE=1, but ibnvision.{name}: {error}") from error
         missing = isinstance(error, ModuleNotFoundError)
-        _reasons[device] = f"ibnvision.{name} was not built" if missing else str(error)
+        not_built = f"ibnvision.{name} was not built {build_note()}".strip()
+        _reasons[device] = not_built if missing else str(error)
         return None
 
 

@@ -54,6 +54,29 @@ def _activate(x: Tensor, act: str, slope: float) -> Tensor:
     return F.silu(x) if act == "silu" else x
 
 
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (-1,) + (1,) * (x.dim() - 2)
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
+def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    if x[0, 0].numel() == 1:  # PyTorch's own leaves a rounding where the bias is the answer
+        return _affine(x - x, weight, bias)
+    return torch.instance_norm(x, weight, bias, None, None, True, 0.0, eps, False)
+
+
+def _batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x normalized by the batch, its mean and its unbiased variance, 0 for one value."""
+    mean, var = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
+    if x.numel() == x.shape[1]:
+        return _affine(x - x, weight, bias), x.detach().flatten(), var
+    # momentum 1 leaves exactly the batch's own statistics in the buffers
+    return torch.batch_norm(x, weight, bias, mean, var, True, 1.0, eps, False), mean, var
+
+
 def ibn_norm_reference(
     x: Tensor,
     values: Sequence[Tensor | None],
@@ -77,28 +100,22 @@ def ibn_norm_reference(
     mean = var = z.new_zeros(batch_channels if batch_stats else 0)
     if residual is not None and residual_first:
         z = z + residual
-    start = batch_channels if instance_last else 0
-    batch_start = 0 if instance_last else instance_channels
-    parts = []
-    args: tuple[Any, ...]
-    if instance_channels and z.numel() > 0:
-        part = z.narrow(1, start, instance_channels)
-        args = (None, None, True, 0.0, eps, False)
-        parts.append(torch.instance_norm(part, in_weight, in_bias, *args))
-    if batch_channels and z.numel() > 0:
-        part = z.narrow(1, batch_start, batch_channels)
-        if batch_stats:  # momentum 1 leaves exactly the batch's own statistics in the buffers
-            mean, var = z.new_zeros(batch_channels), z.new_zeros(batch_channels)
-            args = (mean, var, True, 1.0, eps, False)
-        else:
-            args = (running_mean, running_var, False, 0.0, eps, False)
-        parts.append(torch.batch_norm(part, bn_weight, bn_bias, *args))
-        if batch_stats and z.numel() == z.shape[1]:
-            var = torch.zeros_like(var)  # the unbiased variance of one value is 0 / 0
-    if parts:
-        y = torch.cat(parts[::-1] if instance_last else parts, 1) if len(parts) > 1 else parts[0]
+    sizes = [instance_channels, batch_channels]
+    order = -1 if instance_last else 1
+    instance, batch = z.split(sizes[::order], 1)[::order]
+    if z.numel() == 0:
+        y = z + 0 * sum(v.sum() for v in values[:4] if v is not None)  # gradients are 0, not absent
     else:
-        y = z  # an empty batch
+        norms = []
+        if instance_channels:
+            norms.append(_instance_norm(instance, in_weight, in_bias, eps))
+        if batch_channels and batch_stats:
+            normed, mean, var = _batch_norm(batch, bn_weight, bn_bias, eps)
+            norms.append(normed)
+        elif batch_channels:
+            args = (bn_weight, bn_bias, running_mean, running_var, False, 0.0, eps, False)
+            norms.append(torch.batch_norm(batch, *args))
+        y = torch.cat(norms[::order], 1) if len(norms) > 1 else norms[0]
     if residual is not None and not residual_first:
         y = y + residual
     return dense_like(_activate(y, act, slope).to(x.dtype), x), mean, var

@@ -57,7 +57,7 @@ def test_interleave_runs_all_in_every_repetition_and_tells_them_apart():
     calls = {"slow": lambda: work("slow", 8e-3), "fast": lambda: work("fast", 2e-3)}
     samples = measure.interleave(calls, 6, at_least_s=0, warmup=0)
     assert samples["slow"].shape == (6, 2)
-    timed = order[2:]
-    assert all(set(timed[i : i + 2]) == {"slow", "fast"} for i in range(0, 12, 2))
+    repetitions = [order[i : i + 4] for i in range(2, 26, 4)]  # each runs once before it is timed
+    assert all(a == b and c == d and {a, c} == {"slow", "fast"} for a, b, c, d in repetitions)
     assert np.median(samples["slow"][:, measure.CPU]) == pytest.approx(8e-3, rel=0.2)
     assert np.median(samples["fast"][:, measure.CPU]) == pytest.approx(2e-3, rel=0.2)
