@@ -21,8 +21,6 @@ namespace {
 constexpr int64_t kBlock = 2048;              // values of a plane worked on at a time, in L1
 constexpr int64_t kPixels = 256;              // pixels of a channels_last task
 constexpr int64_t kTogether = 16;             // channels of a task, where planes are small
-constexpr int kRows = 4;                      // pixels worked on at a time, unless memory is slower
-constexpr int64_t kFewChannels = 128;         // and more channels are better read in order
 constexpr int64_t kStreamBytes = 24ll << 20;  // results above this are not found in a cache again
 
 template <typename F>
@@ -93,7 +91,7 @@ struct Pass {
   }
 
   // n values, or rows of n; `bit` is the first one's index in its row of the mask, a multiple of 8
-  Span<A> span(int64_t offset, int64_t n, int rows, int64_t mask_index, int64_t bit,
+  Span<A> span(int64_t offset, int64_t n, int64_t rows, int64_t mask_index, int64_t bit,
                const Scratch<A>& s) const {
     const bool added = residual && !a.residual_first;
     return {normalized_input(offset, n * rows, s),
@@ -101,6 +99,7 @@ struct Pass {
             dy ? fetch(dy + offset, n * rows, s.dy.get()) : nullptr,
             a.mask ? a.mask + mask_index * mask_row + bit / 8 : nullptr,
             n,
+            rows,
             mask_row};
   }
 
@@ -109,21 +108,21 @@ struct Pass {
            (!a.channels_last || a.C % kLanes<A> == 0);
   }
 
-  template <Act act, int rows>
+  template <Act act, Kind kind>
   void normalize_span(int64_t offset, const Span<A>& s, Affine<A> k, const Scratch<A>& b) const {
     A* out = target(y + offset, b.out.get());
-    normalize<act, rows>(s, out, k, slope, streams(y + offset));
-    put(y + offset, out, s.n * (rows ? rows : 1));
+    normalize<act, kind>(s, out, k, slope, streams(y + offset));
+    put(y + offset, out, s.n * s.rows);
   }
 
-  template <Act act, int rows>
+  template <Act act, Kind kind>
   void differentiate_span(int64_t offset, const Span<A>& s, Affine<A> k,
                           const Scratch<A>& b) const {
     A* out = target(dx + offset, b.out.get());
     A* out2 = d_residual ? target(d_residual + offset, b.out2.get()) : nullptr;
-    differentiate<act, rows>(s, out, out2, k, slope, streams(dx + offset));
-    put(dx + offset, out, s.n * (rows ? rows : 1));
-    if (d_residual) put(d_residual + offset, out2, s.n * (rows ? rows : 1));
+    differentiate<act, kind>(s, out, out2, k, slope, streams(dx + offset));
+    put(dx + offset, out, s.n * s.rows);
+    if (d_residual) put(d_residual + offset, out2, s.n * s.rows);
   }
 
   // --- contiguous, [N, C, S]: one task is a few neighbouring channels of one kind -------------
@@ -199,7 +198,7 @@ struct Pass {
         for (int64_t c = c0; c < c1; ++c)
           for_blocks([&](int64_t s, int64_t count) {
             const Span<A> v = block(n, c, s, count, b);
-            normalize_span<act, kPlane>(plane(n, c) + s, v, k[c - c0].affine(), b);
+            normalize_span<act, Kind::plane>(plane(n, c) + s, v, k[c - c0].affine(), b);
           });
     }
   }
@@ -232,7 +231,7 @@ struct Pass {
         for (int64_t c = c0; c < c1; ++c)
           for_blocks([&](int64_t s, int64_t size) {
             const Span<A> v = block(n, c, s, size, b);
-            differentiate_span<act, kPlane>(plane(n, c) + s, v, k[c - c0].affine(), b);
+            differentiate_span<act, Kind::plane>(plane(n, c) + s, v, k[c - c0].affine(), b);
           });
     }
     for (int64_t c = c0; c < c1; ++c) set_parameter_gradients(c, d_weight[c - c0], d_bias[c - c0]);
@@ -247,19 +246,17 @@ struct Pass {
     return a.S - first < kPixels ? a.S - first : kPixels;
   }
 
-  template <typename F>  // f(pixel counted over all images, compile-time number of pixels)
+  int64_t rows_at_once() const { return a.C < kBlock ? kBlock / a.C : 1; }  // pixels, in L1
+
+  template <typename F>  // f(first pixel counted over all images, number of pixels)
   void for_pixels(int64_t task, F f) const {
     const int64_t first = task / tasks_per_image() * a.S + task % tasks_per_image() * kPixels;
-    const int64_t last = first + pixels(task);
-    int64_t pixel = first;
-    const bool several = a.C <= kFewChannels || !past_cache;
-    for (; several && pixel + kRows <= last; pixel += kRows)
-      f(pixel, std::integral_constant<int, kRows>{});
-    for (; pixel < last; ++pixel) f(pixel, std::integral_constant<int, 1>{});
+    const int64_t last = first + pixels(task), step = rows_at_once();
+    for (int64_t pixel = first; pixel < last; pixel += step)
+      f(pixel, last - pixel < step ? last - pixel : step);
   }
 
-  template <int rows>
-  Span<A> pixel_span(int64_t pixel, const Scratch<A>& b) const {
+  Span<A> pixel_span(int64_t pixel, int64_t rows, const Scratch<A>& b) const {
     return span(pixel * a.C, a.C, rows, pixel, 0, b);
   }
 
@@ -274,9 +271,9 @@ struct Pass {
       const A* z = normalized_input(pixel * a.C, a.C, b) + lo;
       for (int64_t c = 0; c < n; ++c) pilot[c] += z[c] * A(1.0 / first);
     }
-    for_pixels(task, [&](int64_t pixel, auto rows) {
+    for_pixels(task, [&](int64_t pixel, int64_t rows) {
       const A* z = normalized_input(pixel * a.C, a.C * rows, b) + lo;
-      add_pixel_moments<rows()>(s1, s2, pilot, z, n, a.C);
+      add_pixel_moments(s1, s2, pilot, z, n, rows, a.C);
     });
     for (int64_t c = 0; c < n; ++c) {
       const double shift = double(s1[c]) / count;
@@ -303,7 +300,7 @@ struct Pass {
     Buffer<double> partial(tasks * 2 * n_stats), total(a.N * 2 * n_stats), group(2 * n_stats);
     if (n_stats > 0)
       run(parallel, tasks, [&](int64_t begin, int64_t end) {
-        const Scratch<A> scratch(kRows * a.C);
+        const Scratch<A> scratch(rows_at_once() * a.C);
         for (int64_t task = begin; task < end; ++task) {
           double* p = partial.get() + task * 2 * n_stats;
           partial_moments(task, lo, n_stats, p, p + n_stats, scratch);
@@ -364,12 +361,12 @@ struct Pass {
     channels_last_statistics(parallel);
     const Coefficients coefficients(*this);
     run(parallel, a.N * tasks_per_image(), [&](int64_t begin, int64_t end) {
-      const Scratch<A> scratch(kRows * a.C);
+      const Scratch<A> scratch(rows_at_once() * a.C);
       for (int64_t task = end - 1; task >= begin; --task) {
         const Affine<A> k = coefficients.image(task / tasks_per_image(), a.C);
-        for_pixels(task, [&](int64_t pixel, auto rows) {
-          const Span<A> s = pixel_span<rows()>(pixel, scratch);
-          normalize_span<act, rows()>(pixel * a.C, s, k, scratch);
+        for_pixels(task, [&](int64_t pixel, int64_t rows) {
+          const Span<A> s = pixel_span(pixel, rows, scratch);
+          normalize_span<act, Kind::pixels>(pixel * a.C, s, k, scratch);
         });
       }
     });
@@ -381,14 +378,14 @@ struct Pass {
     const Coefficients coefficients(*this);
     const Buffer<double> partial(tasks * 2 * a.C);
     run(parallel, tasks, [&](int64_t begin, int64_t end) {
-      const Scratch<A> scratch(kRows * a.C);
+      const Scratch<A> scratch(rows_at_once() * a.C);
       A *g_sum = scratch.out.get(), *gx_sum = scratch.out2.get();
       for (int64_t task = begin; task < end; ++task) {
         const Affine<A> k = coefficients.image(task / per_image, a.C);
         for (int64_t c = 0; c < a.C; ++c) g_sum[c] = gx_sum[c] = 0;
-        for_pixels(task, [&](int64_t pixel, auto rows) {
-          const Span<A> s = pixel_span<rows()>(pixel, scratch);
-          add_pixel_gradients<act, rows()>(g_sum, gx_sum, s, k, slope);
+        for_pixels(task, [&](int64_t pixel, int64_t rows) {
+          const Span<A> s = pixel_span(pixel, rows, scratch);
+          add_pixel_gradients<act>(g_sum, gx_sum, s, k, slope);
         });
         double* p = partial.get() + task * 2 * a.C;
         for (int64_t c = 0; c < a.C; ++c) p[c] = g_sum[c], p[a.C + c] = gx_sum[c];
@@ -397,14 +394,14 @@ struct Pass {
     const Buffer<A> c1(a.N * a.C), c2(a.N * a.C);
     reduce_gradients(partial, c1, c2);
     run(parallel, tasks, [&](int64_t begin, int64_t end) {
-      const Scratch<A> scratch(kRows * a.C);
+      const Scratch<A> scratch(rows_at_once() * a.C);
       for (int64_t task = end - 1; task >= begin; --task) {
         Affine<A> k = coefficients.image(task / per_image, a.C);
         k.c1 = c1.get() + task / per_image * a.C;
         k.c2 = c2.get() + task / per_image * a.C;
-        for_pixels(task, [&](int64_t pixel, auto rows) {
-          const Span<A> s = pixel_span<rows()>(pixel, scratch);
-          differentiate_span<act, rows()>(pixel * a.C, s, k, scratch);
+        for_pixels(task, [&](int64_t pixel, int64_t rows) {
+          const Span<A> s = pixel_span(pixel, rows, scratch);
+          differentiate_span<act, Kind::pixels>(pixel * a.C, s, k, scratch);
         });
       }
     });

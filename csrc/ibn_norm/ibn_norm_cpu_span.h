@@ -50,26 +50,25 @@ struct Affine {
   const A *mean, *scale, *bias, *c1, *c2;
 };
 
-// Converted to the arithmetic type: n values of a plane, or `rows` pixels of n channels each.
+// Converted to the arithmetic type: one row of n values of a plane, or `rows` pixels of n channels.
 template <typename A>
 struct Span {
   const A *z, *residual, *dy;  // residual only where it is added after the norm
   uint8_t* mask;
-  int64_t n, mask_row;
+  int64_t n, rows, mask_row;
 };
 
-// A Span of kPlane has the coefficients of one channel; else it has that many rows of pixels.
-constexpr int kPlane = 0;
+enum class Kind { plane, pixels };  // of one channel, or of all
 
 // One coefficient as a vector: held in a register for a plane, loaded for pixels.
-template <int rows, typename A>
+template <Kind kind, typename A>
 class Coefficient {
  public:
   explicit Coefficient(const A* p) : p_(p) {
-    if constexpr (rows == kPlane) value_ = splat<A>(*p);
+    if constexpr (kind == Kind::plane) value_ = splat<A>(*p);
   }
   Vec<A> at(int64_t i) const {
-    if constexpr (rows == kPlane) return value_;
+    if constexpr (kind == Kind::plane) return value_;
     return load(p_ + i);
   }
 
@@ -135,14 +134,13 @@ inline void with_act(Act act, F f) {  // run-time activation to compile-time, ou
   }
 }
 
-template <Act act, int rows, typename A>
+template <Act act, Kind kind, typename A>
 inline void normalize(Span<A> s, A* y, Affine<A> k, A slope, bool past_cache) {
-  const Coefficient<rows, A> means(k.mean), scales(k.scale), biases(k.bias);
-  for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
-    const Vec<A> mean = means.at(i), scale = scales.at(i), bias = biases.at(i);
-    for (int row = 0; row < (rows ? rows : 1); ++row) {
+  const Coefficient<kind, A> means(k.mean), scales(k.scale), biases(k.bias);
+  for (int64_t row = 0; row < (kind == Kind::plane ? 1 : s.rows); ++row) {
+    for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
       const int64_t j = row * s.n + i;
-      Vec<A> v = (load_some(s.z + j, count) - mean) * scale + bias;
+      Vec<A> v = (load_some(s.z + j, count) - means.at(i)) * scales.at(i) + biases.at(i);
       if (s.residual) v += load_some(s.residual + j, count);
       if (s.mask) store_bits<A>(s.mask + row * s.mask_row, i, positive_lanes<A>(v), count);
       v = activate<act, A>(v, slope);
@@ -150,8 +148,8 @@ inline void normalize(Span<A> s, A* y, Affine<A> k, A slope, bool past_cache) {
         stream(y + j, v);
       else
         store_some(y + j, v, count);
-    }
-  });
+    });
+  }
 }
 
 template <typename A>
@@ -160,8 +158,8 @@ struct Gradient {
 };
 
 template <Act act, typename A>
-inline Gradient<A> gradient(Span<A> s, int row, int64_t i, int64_t count, Vec<A> mean, Vec<A> scale,
-                            Vec<A> bias, A slope) {
+inline Gradient<A> gradient(Span<A> s, int64_t row, int64_t i, int64_t count, Vec<A> mean,
+                            Vec<A> scale, Vec<A> bias, A slope) {
   const int64_t j = row * s.n + i;
   const Vec<A> centered = load_some(s.z + j, count) - mean;
   const Vec<A> dy = load_some(s.dy + j, count);  // 0 past the end, so that g is 0 there
@@ -172,23 +170,23 @@ inline Gradient<A> gradient(Span<A> s, int row, int64_t i, int64_t count, Vec<A>
   return {centered, through_activation<act, A>(v, dy, slope)};
 }
 
-template <Act act, int rows, typename A>
+template <Act act, Kind kind, typename A>
 inline void differentiate(Span<A> s, A* dx, A* d_residual, Affine<A> k, A slope, bool past_cache) {
-  const Coefficient<rows, A> means(k.mean), scales(k.scale), biases(k.bias), c1s(k.c1), c2s(k.c2);
-  for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
-    const Vec<A> mean = means.at(i), scale = scales.at(i), bias = biases.at(i);
-    const Vec<A> c1 = c1s.at(i), c2 = c2s.at(i);
-    for (int row = 0; row < (rows ? rows : 1); ++row) {
+  const Coefficient<kind, A> means(k.mean), scales(k.scale), biases(k.bias), c1s(k.c1), c2s(k.c2);
+  for (int64_t row = 0; row < (kind == Kind::plane ? 1 : s.rows); ++row) {
+    for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
       const int64_t j = row * s.n + i;
-      const auto [centered, g] = gradient<act>(s, row, i, count, mean, scale, bias, slope);
+      const Vec<A> scale = scales.at(i);
+      const auto [centered, g] =
+          gradient<act>(s, row, i, count, means.at(i), scale, biases.at(i), slope);
       if (d_residual) store_some(d_residual + j, g, count);
-      const Vec<A> v = scale * (g - c1 - centered * c2);
+      const Vec<A> v = scale * (g - c1s.at(i) - centered * c2s.at(i));
       if (past_cache && count == kLanes<A>)
         stream(dx + j, v);
       else
         store_some(dx + j, v, count);
-    }
-  });
+    });
+  }
 }
 
 // Sums over the planes of a group, in vectors that are emptied into double every kFlush values.
@@ -271,33 +269,49 @@ struct PlaneMoments {
   }
 };
 
-template <Act act, int rows, typename A>  // per channel, in arrays that hold whole vectors
-inline void add_pixel_gradients(A* g_sum, A* gx_sum, const Span<A>& s, Affine<A> k, A slope) {
-  for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
-    const Vec<A> mean = load(k.mean + i), scale = load(k.scale + i), bias = load(k.bias + i);
-    Vec<A> total_g = load(g_sum + i), total_gx = load(gx_sum + i);
-    for (int row = 0; row < rows; ++row) {
-      const auto [centered, g] = gradient<act>(s, row, i, count, mean, scale, bias, slope);
-      total_g += g;
-      total_gx += g * centered;
-    }
-    store(g_sum + i, total_g);
-    store(gx_sum + i, total_gx);
+// f(first row, compile-time count of rows): few channels are summed over four pixels at a time, to
+// spare the accumulators in memory; the pixels of many are read in order.
+template <typename F>
+inline void for_rows(int64_t rows, int64_t n, F f) {
+  constexpr int64_t few = 128;
+  int64_t row = 0;
+  for (; n <= few && row + 4 <= rows; row += 4) f(row, std::integral_constant<int, 4>{});
+  for (; row < rows; ++row) f(row, std::integral_constant<int, 1>{});
+}
+
+template <Act act, typename A>  // per channel, in arrays that hold whole vectors
+inline void add_pixel_gradients(A* g_sum, A* gx_sum, Span<A> s, Affine<A> k, A slope) {
+  for_rows(s.rows, s.n, [&](int64_t first, auto together) {
+    for_vectors<1, A>(s.n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
+      const Vec<A> mean = load(k.mean + i), scale = load(k.scale + i), bias = load(k.bias + i);
+      Vec<A> total_g = load(g_sum + i), total_gx = load(gx_sum + i);
+      for (int row = 0; row < together(); ++row) {
+        const auto [centered, g] =
+            gradient<act>(s, first + row, i, count, mean, scale, bias, slope);
+        total_g += g;
+        total_gx += g * centered;
+      }
+      store(g_sum + i, total_g);
+      store(gx_sum + i, total_gx);
+    });
   });
 }
 
-template <int rows, typename A>  // sums of z - pilot and its square for n channels of `rows` pixels
-inline void add_pixel_moments(A* s1, A* s2, const A* pilot, const A* z, int64_t n, int64_t stride) {
-  for_vectors<1, A>(n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
-    Vec<A> total1 = load(s1 + i), total2 = load(s2 + i);
-    const Vec<A> shift = load(pilot + i);
-    for (int row = 0; row < rows; ++row) {
-      const Vec<A> d = load_some(z + row * stride + i, count) - shift;
-      total1 += d;
-      total2 += d * d;
-    }
-    store(s1 + i, total1);
-    store(s2 + i, total2);
+template <typename A>  // sums of z - pilot and its square for n channels of `rows` pixels
+inline void add_pixel_moments(A* s1, A* s2, const A* pilot, const A* z, int64_t n, int64_t rows,
+                              int64_t stride) {
+  for_rows(rows, n, [&](int64_t first, auto together) {
+    for_vectors<1, A>(n, [&](int64_t i, int64_t count, int) IBN_NORM_INLINE {
+      const Vec<A> shift = load(pilot + i);
+      Vec<A> total1 = load(s1 + i), total2 = load(s2 + i);
+      for (int row = 0; row < together(); ++row) {
+        const Vec<A> d = load_some(z + (first + row) * stride + i, count) - shift;
+        total1 += d;
+        total2 += d * d;
+      }
+      store(s1 + i, total1);
+      store(s2 + i, total2);
+    });
   });
 }
 

@@ -57,6 +57,12 @@ def commit() -> str:
     return head + "+" if head and git("status", "--porcelain", "--", *paths) else head
 
 
+def _without_folders(word: str) -> str:
+    """An absolute path keeps its last name: records are read on other machines."""
+    key, equals, value = word.rpartition("=")
+    return f"{key}{equals}{Path(value).name}" if value.startswith("/") else word
+
+
 def environment(bench: str, argv: Sequence[str], device: str, *, quick: bool) -> Record:
     """What all records of one run share. `run` tells the runs apart.
 
@@ -79,7 +85,7 @@ def environment(bench: str, argv: Sequence[str], device: str, *, quick: bool) ->
         "ibnvision": __version__,
         "commit": commit(),
         "date": now.isoformat(),
-        "command": shlex.join(["ibnvision", "benchmark", bench, *argv]),
+        "command": shlex.join(["ibnvision", "benchmark", bench, *map(_without_folders, argv)]),
     }
 
 

@@ -45,3 +45,10 @@ def test_replace_file_leaves_no_temporary(tmp_path):
     record.replace_file(tmp_path / "a.txt", b"two")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "two"
+
+
+def test_commands_name_no_folder_of_the_machine():
+    argv = ["--data", "camvid=/a/b/frames", "--out", "/c/d", "--seeds", "0,1", "lr=0.1"]
+    shared = record.environment("ops", argv, "cpu", quick=True)
+    words = "--data camvid=frames --out d --seeds 0,1 lr=0.1"
+    assert shared["command"] == f"ibnvision benchmark ops {words}"
