@@ -20,7 +20,9 @@ namespace {
 
 constexpr int64_t kBlock = 2048;              // values of a plane worked on at a time, in L1
 constexpr int64_t kPixels = 256;              // pixels of a channels_last task
-constexpr int64_t kTogether = 16;             // channels of a task, where planes are small
+constexpr int64_t kTogether = 32;             // channels of a task, where planes are small,
+constexpr int64_t kStretchBytes = 32 << 10;   // to read this much of an image at a time
+constexpr int64_t kGroupBytes = 256 << 10;    // and find this much of a batch in the cache again
 constexpr int64_t kStreamBytes = 24ll << 20;  // results above this are not found in a cache again
 
 template <typename F>
@@ -131,8 +133,10 @@ struct Pass {
     int64_t begin, end;
   };
 
-  int64_t together() const {  // channels of a task: small planes are read in stretches of kBlock
-    const int64_t wanted = kBlock / a.S;
+  int64_t together() const {  // channels of a task: memory is read in stretches of many planes
+    int64_t wanted = kStretchBytes / (a.S * int64_t(sizeof(T)));
+    const int64_t cached = kGroupBytes / (a.S * int64_t(sizeof(T)) * a.batch_group);
+    wanted = wanted < cached ? wanted : cached;
     return wanted < 1 ? 1 : wanted < kTogether ? wanted : kTogether;
   }
   int64_t tasks_before(int64_t channels) const { return (channels + together() - 1) / together(); }

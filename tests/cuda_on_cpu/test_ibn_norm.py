@@ -172,7 +172,7 @@ def truth(case: Case, inputs: Inputs) -> dict[str, Tensor]:
         part = slice(start, start + images)
         parts.append(
             ibn_norm_reference(
-                x[part], *parameters, *running, None if residual is None else residual[part],
+                x[part], (*parameters, *running), None if residual is None else residual[part],
                 case.instance, case.last, case.residual == "first", case.act, SLOPE,
                 case.batch_stats, EPS,
             )[0]
