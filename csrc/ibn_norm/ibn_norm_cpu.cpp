@@ -6,8 +6,8 @@
 // channels_last  one task is up to kPixels pixels of an image, all channels at once, in two sweeps
 //                over memory, the second one backwards, so that what is still cached is used
 //
-// Statistics: sums of z - pilot and of its square over a block of at most kBlock values or kPixels
-// pixels, the pilot being the mean of the block's first values, merged by Chan's formula in double.
+// Statistics: sums of z - pilot and of its square over some kFlush values or kPixels pixels, the
+// pilot being the mean of the first of them, merged by Chan's formula in double.
 #include "ibn_norm_cpu.h"
 
 #include <cmath>

@@ -6,7 +6,6 @@ share = (fallback - kernel) / (fallback - bare). A step is forward, cross entrop
 with momentum at learning rate 0.
 """
 
-import argparse
 import contextlib
 import math
 from collections.abc import Callable, Sequence
@@ -231,24 +230,11 @@ def tables(records: Sequence[record.Record]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0 when it ran, whatever it found."""
-    parser = argparse.ArgumentParser(prog="ibnvision benchmark models", description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; judged only at 1")
-    parser.add_argument("--repeats", type=int, help="interleaved repetitions (11; quick 3)")
+    parser = record.parser("models", __doc__, "11; quick 3")
     parser.add_argument(
         "--compile", action="store_true", help="also the compiled fallback; always on CUDA"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a small network, to see that it works"
-    )
-    parser.add_argument("--out", help="JSON-lines file to append to")
-    args = parser.parse_args(argv)
-    if args.threads < 1:
-        parser.error(f"--threads must be at least 1, got {args.threads}")
-    if args.repeats is not None and args.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {args.repeats}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: no CUDA device is present")
+    args = record.parse(parser, argv)
     cuda = args.device == "cuda"
     names = ("resnet18_ibn_a", "resnet18") if args.quick else ("resnet50_ibn_a", "resnet50")
     size, batch = (64, 2) if args.quick else (224, 128) if cuda else (128, 8)

@@ -3,7 +3,6 @@
 The unit is the copy: the time of y.copy_(x) on the same tensor, measured in the same repetitions.
 """
 
-import argparse
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -335,26 +334,13 @@ def _kept_table(kept: list[record.Record]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0 when it ran, whatever it found."""
-    parser = argparse.ArgumentParser(prog="ibnvision benchmark ops", description=__doc__)
+    parser = record.parser("ops", __doc__, "15; quick 3")
     parser.add_argument("--op", choices=sorted(OPS), default="ibn_norm")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; judged only at 1")
-    parser.add_argument("--repeats", type=int, help="interleaved repetitions (15; quick 3)")
     parser.add_argument(
         "--dtype", choices=sorted(DTYPES), action="append", help="default: fp32; CUDA also bf16"
     )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument(
-        "--quick", action="store_true", help="one small shape, to see that it works"
-    )
-    parser.add_argument("--out", help="JSON-lines file to append to")
-    args = parser.parse_args(argv)
-    if args.threads < 1:
-        parser.error(f"--threads must be at least 1, got {args.threads}")
-    if args.repeats is not None and args.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {args.repeats}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: no CUDA device is present")
+    args = record.parse(parser, argv)
     cuda, op = args.device == "cuda", OPS[args.op]
     shapes = op.quick_shapes if args.quick else op.cuda_shapes if cuda else op.cpu_shapes
     dtypes = args.dtype or (["fp32", "bf16"] if cuda else ["fp32"])

@@ -1,5 +1,6 @@
 """Measurements as JSON lines: where they were taken, appending, reading, and tables of them."""
 
+import argparse
 import datetime
 import json
 import os
@@ -87,6 +88,29 @@ def environment(bench: str, argv: Sequence[str], device: str, *, quick: bool) ->
         "date": now.isoformat(),
         "command": shlex.join(["ibnvision", "benchmark", bench, *map(_without_folders, argv)]),
     }
+
+
+def parser(bench: str, about: str | None, repeats: str) -> argparse.ArgumentParser:
+    """A parser with the options of every timed benchmark; `repeats` names their defaults."""
+    made = argparse.ArgumentParser(prog=f"ibnvision benchmark {bench}", description=about)
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads; judged only at 1")
+    made.add_argument("--repeats", type=int, help=f"interleaved repetitions ({repeats})")
+    made.add_argument("--quick", action="store_true", help="one small case, to see that it works")
+    made.add_argument("--out", help="JSON-lines file to append to")
+    return made
+
+
+def parse(made: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, in range and for a device that is present; else the parser's error."""
+    args = made.parse_args(argv)
+    if args.threads < 1:
+        made.error(f"--threads must be at least 1, got {args.threads}")
+    if args.repeats is not None and args.repeats < 1:
+        made.error(f"--repeats must be at least 1, got {args.repeats}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        made.error("--device cuda: no CUDA device is present")
+    return args
 
 
 def results_file(out: str | None, bench: str) -> Path:

@@ -17,9 +17,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
+from .item import segmentation_item
 from .names import CLASSES, IGNORED, known
 from .opencv import cv2
 
@@ -187,12 +187,7 @@ class CamVid(Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in [0, {len(self)}), got {index}")
-        image, label = self.picture(index)
-        return {
-            "image": torch.from_numpy(image).permute(2, 0, 1).float().div_(255),
-            "target": torch.from_numpy(label.astype(np.int64)),
-            "domain": self.domain,
-        }
+        return segmentation_item(*self.picture(index), self.domain)
 
     def fingerprint(self) -> str:
         """SHA-256 of relative file names with their sizes, picture size and label map."""

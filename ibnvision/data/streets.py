@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from . import PRESETS
+from .item import segmentation_item
 from .names import IGNORED, known
 from .opencv import cv2
 from .shifts import APPEARANCE, APPEARANCE_HASH, apply
@@ -267,12 +267,7 @@ class Streets(Dataset):
         return self._drawn[index]
 
     def __getitem__(self, index: int) -> dict:
-        image, label = self.picture(index)
-        return {
-            "image": torch.from_numpy(image).permute(2, 0, 1).float().div_(255),
-            "target": torch.from_numpy(label.astype(np.int64)),
-            "domain": self.domain,
-        }
+        return segmentation_item(*self.picture(index), self.domain)
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the items: generator, recipes, domain, seed, size, count."""

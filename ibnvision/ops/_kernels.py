@@ -24,6 +24,7 @@ _MODE = os.environ.get("IBNVISION_NATIVE", "auto")
 if _MODE not in ("auto", "0", "1"):
     raise ValueError(f"IBNVISION_NATIVE must be auto, 0 or 1, got {_MODE!r}")
 
+_names: list[str] = []  # of the registered operators
 _bodies: dict[Any, Callable[..., Any]] = {}
 _reasons: dict[str, str] = {}  # device type -> why no library serves it
 _forced = 0  # depth of reference_ops()
@@ -168,6 +169,7 @@ def register(
     """Register the composite `name` and the kernel operators `name_forward`, `name_backward`."""
     lib.impl(name, entry, "CompositeImplicitAutograd")
     lib.impl(name, entry, "FuncTorchBatched")  # else vmap fails
+    _names.append(name)
     packet = getattr(torch.ops.ibnvision, name)
     _bodies[packet] = _bodies[packet.default] = entry
     forward_op, backward_op = f"ibnvision::{name}_forward", f"ibnvision::{name}_backward"
@@ -190,26 +192,17 @@ torch.compiler.config.cache_key_tag += f" ibnvision:{_digest()}"
 def kernel_report() -> dict[str, str]:
     """What each operator runs as: {"ibn_norm cpu": "kernel (avx512)", "ibn_norm cuda": reason}."""
     report = {}
-    names = sorted(
-        {packet._qualified_op_name.split("::")[1] for packet in _bodies if _is_packet(packet)}
-    )
-    for name in names:
-        for device in ("cpu", "cuda"):
-            probe = torch.empty(0, device="cpu")
+    for name in sorted(_names):
+        for device, library in (("cpu", C), ("cuda", CUDA)):
             if device == "cuda" and not torch.cuda.is_available():
                 report[f"{name} cuda"] = _reasons.get(
                     "cuda", "kernel built, but no CUDA device is present"
                 )
                 continue
-            reason = why_no_kernel(f"{name}_forward", probe.to(device))
-            library = C if device == "cpu" else CUDA
+            reason = why_no_kernel(f"{name}_forward", torch.empty(0, device=device))
             kind = f"kernel ({library.build_info()['capability']})" if library else "kernel"
             report[f"{name} {device}"] = f"fallback: {reason}" if reason else kind
     return report
-
-
-def _is_packet(key: Any) -> bool:
-    return isinstance(key, torch._ops.OpOverloadPacket)
 
 
 def info() -> list[str]:
