@@ -24,6 +24,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
+_register = torch.jit._builtins._register_builtin
+_registered = []  # torch knows operators by id() and lets some die: another object takes the id
+
+
+def _register_and_keep(function: object, name: str) -> None:
+    _registered.append(function)
+    _register(function, name)
+
+
+torch.jit._builtins._register_builtin = _register_and_keep
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
