@@ -54,8 +54,7 @@ inline ScalarType statistics_dtype(const Tensor& x) {
 }
 
 // The address of an optional tensor of `count` values of type `dtype`.
-inline const void* address(const OptionalTensor& t, int64_t count, ScalarType dtype,
-                           const char* name) {
+inline void* address(const OptionalTensor& t, int64_t count, ScalarType dtype, const char* name) {
   if (!t.has_value()) return nullptr;
   STD_TORCH_CHECK(t->numel() == count && t->scalar_type() == dtype && t->is_contiguous(),
                   "ibn_norm: ", name, " must be contiguous, of the statistics' dtype, with ", count,
@@ -66,6 +65,12 @@ inline const void* address(const OptionalTensor& t, int64_t count, ScalarType dt
 struct Layout {
   int64_t instance_channels;
   bool instance_last, residual_first;
+};
+
+struct Tracking {  // whether and how the running statistics move
+  bool moves = false;
+  OptionalTensor num_batches_tracked;
+  double momentum = 0;
 };
 
 inline Args make_args(const Tensor& x, const OptionalTensor& residual,
@@ -119,7 +124,7 @@ ForwardResult forward_with(Launch launch, const Tensor& input, const OptionalTen
                            const OptionalTensor& bn_bias, const OptionalTensor& running_mean,
                            const OptionalTensor& running_var, const OptionalTensor& residual,
                            Layout layout, int64_t act, double slope, bool batch_stats,
-                           bool keep_mask, double eps) {
+                           bool keep_mask, double eps, const Tracking& tracking = {}) {
   const Tensor x = dense(input);
   Args a = make_args(x, residual, in_weight, in_bias, bn_weight, bn_bias, layout, act, slope,
                      batch_stats, eps);
@@ -129,6 +134,13 @@ ForwardResult forward_with(Launch launch, const Tensor& input, const OptionalTen
   a.running_var = address(running_var, batch, dtype, "running_var");
   STD_TORCH_CHECK(batch_stats || batch == 0 || (a.running_mean && a.running_var),
                   "ibn_norm: running statistics are needed without batch statistics");
+  a.moves = tracking.moves, a.momentum = tracking.momentum;
+  if (tracking.num_batches_tracked.has_value()) {
+    STD_TORCH_CHECK(tracking.num_batches_tracked->numel() == 1 &&
+                        tracking.num_batches_tracked->scalar_type() == ScalarType::Long,
+                    "ibn_norm: num_batches_tracked must be one int64");
+    a.num_batches_tracked = static_cast<const int64_t*>(tracking.num_batches_tracked->data_ptr());
+  }
   const bool has_sign = a.act == Act::relu || a.act == Act::leaky_relu;
   const bool kept = keep_mask && residual.has_value() && !layout.residual_first && has_sign;
   Tensor y = torch::stable::empty_like(x), mask = empty_mask(x, a, kept);
@@ -171,8 +183,8 @@ BackwardResult backward_with(Launch launch, const Tensor& dy, const Tensor& inpu
                                     : torch::stable::new_empty(x, {0}, x.scalar_type());
   a.dy = dy.data_ptr(), a.dx = dx.data_ptr();
   a.d_residual = residual_grad ? d_residual.data_ptr() : nullptr;
-  a.mean = const_cast<void*>(address(mean, a.N * a.C, dtype, "mean"));
-  a.var = const_cast<void*>(address(var, a.N * a.C, dtype, "var"));
+  a.mean = address(mean, a.N * a.C, dtype, "mean");
+  a.var = address(var, a.N * a.C, dtype, "var");
   const int64_t row = a.channels_last ? a.C : a.S;
   STD_TORCH_CHECK(mask.numel() == 0 || mask.numel() == x.numel() / row * ((row + 7) / 8),
                   "ibn_norm: mask must be the one that the forward returned");
@@ -208,6 +220,17 @@ BackwardResult backward_with(Launch launch, const Tensor& dy, const Tensor& inpu
                         Layout{instance_channels, instance_last, residual_first}, act, slope,      \
                         batch_stats, keep_mask, eps);                                              \
   }                                                                                                \
+  ForwardResult ibn_norm_forward_tracking_op(                                                      \
+      const Tensor& x, const OptionalTensor& in_weight, const OptionalTensor& in_bias,             \
+      const OptionalTensor& bn_weight, const OptionalTensor& bn_bias, const Tensor& running_mean,  \
+      const Tensor& running_var, const OptionalTensor& residual, int64_t instance_channels,        \
+      bool instance_last, bool residual_first, int64_t act, double slope, bool batch_stats,        \
+      bool keep_mask, double eps, const OptionalTensor& num_batches_tracked, double momentum) {    \
+    return forward_with(                                                                           \
+        forward_launch, x, in_weight, in_bias, bn_weight, bn_bias, running_mean, running_var,      \
+        residual, Layout{instance_channels, instance_last, residual_first}, act, slope,            \
+        batch_stats, keep_mask, eps, Tracking{true, num_batches_tracked, momentum});               \
+  }                                                                                                \
   BackwardResult ibn_norm_backward_op(                                                             \
       const Tensor& dy, const Tensor& x, const OptionalTensor& in_weight,                          \
       const OptionalTensor& in_bias, const OptionalTensor& bn_weight,                              \
@@ -222,6 +245,7 @@ BackwardResult backward_with(Launch launch, const Tensor& dy, const Tensor& inpu
   }                                                                                                \
   STABLE_TORCH_LIBRARY_IMPL(ibnvision, device, m) {                                                \
     m.impl("ibn_norm_forward", TORCH_BOX(&ibn_norm_forward_op));                                   \
+    m.impl("ibn_norm_forward_tracking", TORCH_BOX(&ibn_norm_forward_tracking_op));                 \
     m.impl("ibn_norm_backward", TORCH_BOX(&ibn_norm_backward_op));                                 \
   }                                                                                                \
   }

@@ -77,6 +77,9 @@ struct Pass {
     set_statistics(n, c, static_cast<const A*>(a.running_mean)[i],
                    static_cast<const A*>(a.running_var)[i]);
   }
+  void move_channel(int64_t c) const {  // after set_statistics of the whole batch
+    if (a.moves && !instance(c)) move_running(a, local(c), mean[c], var[c], a.N * a.S);
+  }
   void set_parameter_gradients(int64_t c, double d_weight, double d_bias) const {
     A* w = static_cast<A*>(instance(c) ? a.d_in_weight : a.d_bn_weight);
     A* b = static_cast<A*>(instance(c) ? a.d_in_bias : a.d_bn_bias);
@@ -192,6 +195,7 @@ struct Pass {
         for (int64_t c = c0; c < c1; ++c) {
           const Moments m = moments[c - c0].finish();
           for (int64_t n = n0; n < n1; ++n) set_statistics(n, c, m.mean, m.m2 / m.count);
+          move_channel(c);
         }
       } else {
         for (int64_t n = n0; n < n1; ++n)
@@ -339,6 +343,7 @@ struct Pass {
           set_statistics(n, c, t[c - lo], t[n_stats + c - lo] / count);
         }
     }
+    for (int64_t c = 0; c < a.C; ++c) move_channel(c);
   }
 
   // Arrays over [N, C] that may be loaded in whole vectors, past the end of the tensors.

@@ -45,6 +45,7 @@ inline Args args_from(const pybind11::dict& fields) {
     IBN_NORM_POINTER(bn_bias)
     IBN_NORM_POINTER(running_mean)
     IBN_NORM_POINTER(running_var)
+    IBN_NORM_FIELD(num_batches_tracked, static_cast<int64_t*>(pointer()))
     IBN_NORM_POINTER(mean)
     IBN_NORM_POINTER(var)
     IBN_NORM_POINTER(d_in_weight)
@@ -59,12 +60,14 @@ inline Args args_from(const pybind11::dict& fields) {
     IBN_NORM_VALUE(batch_group)
     IBN_NORM_VALUE(eps)
     IBN_NORM_VALUE(slope)
+    IBN_NORM_VALUE(momentum)
     IBN_NORM_CODE(dtype)
     IBN_NORM_CODE(act)
     IBN_NORM_VALUE(instance_last)
     IBN_NORM_VALUE(residual_first)
     IBN_NORM_VALUE(batch_stats)
     IBN_NORM_VALUE(channels_last)
+    IBN_NORM_VALUE(moves)
 #undef IBN_NORM_FIELD
 #undef IBN_NORM_POINTER
 #undef IBN_NORM_VALUE

@@ -157,6 +157,14 @@ __device__ Affine<acc_t> read_affine(const Args& args, int64_t n, int64_t c) {
                      static_cast<const acc_t*>(args.var)[i]);
 }
 
+// By the one thread that knows the batch statistics of channel c.
+template <typename acc_t>
+__device__ void move_channel(const Args& args, int64_t c, acc_t mean, acc_t var) {
+  if (args.moves && !is_instance(args, c)) {
+    move_running(args, parameter_index(args, c), mean, var, args.N * args.S);
+  }
+}
+
 // dx = scale * g + by_deviation * (z - mean) + offset: README, "Backward".
 template <typename acc_t>
 struct InputGradient {

@@ -59,6 +59,7 @@ struct Merged {
 
 // grid:  one block a (tile of channels, group); writes mean and var of split groups and of channels
 // that take the running statistics, for every image of the group
+// SASS: no local memory
 template <typename acc_t>
 __global__ void __launch_bounds__(kTileChannels* kTileThreads)
     ibn_norm_forward_merge_kernel(const __grid_constant__ Args args,
@@ -71,10 +72,11 @@ __global__ void __launch_bounds__(kTileChannels* kTileThreads)
   if (merged.split) {
     mean = merged.value.mean;
     var = merged.value.m2 / merged.value.count;
+    if (threadIdx.y == 0) move_channel(args, merged.c, mean, var);
   } else if (!from_data(args, merged.c)) {
     const int64_t index = parameter_index(args, merged.c);
-    mean = static_cast<const acc_t*>(args.running_mean)[index];
-    var = static_cast<const acc_t*>(args.running_var)[index];
+    mean = static_cast<acc_t*>(args.running_mean)[index];
+    var = static_cast<acc_t*>(args.running_var)[index];
   } else {
     return;
   }
@@ -87,6 +89,7 @@ __global__ void __launch_bounds__(kTileChannels* kTileThreads)
 }
 
 // Grid as above; finishes the sums of split groups.
+// SASS: no local memory
 template <typename acc_t>
 __global__ void __launch_bounds__(kTileChannels* kTileThreads)
     ibn_norm_backward_merge_kernel(const __grid_constant__ Args args,
@@ -101,6 +104,7 @@ __global__ void __launch_bounds__(kTileChannels* kTileThreads)
 
 // grid:  one block a tile of channels; parameter gradients are the sums over all groups, in a fixed
 // order
+// SASS: no local memory
 template <typename acc_t>
 __global__ void __launch_bounds__(kTileChannels* kTileThreads)
     ibn_norm_backward_parameters_kernel(const __grid_constant__ Args args,

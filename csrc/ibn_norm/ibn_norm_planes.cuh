@@ -81,6 +81,7 @@ constexpr int kAtOnceBackward = 1;  // of both x and dy
 
 // grid:  one team a chunk, a row of the block; a chunk of `whole` is a group
 // whole reads x once, part and apply read it once each. 128-bit accesses where Planes::aligned.
+// SASS: 128-bit loads, 128-bit stores except Step::part
 template <typename scalar_t, Step kStep>
 __global__ void __launch_bounds__(kLargestTeam, 2)
     ibn_norm_forward_planes_kernel(const __grid_constant__ Args args,
@@ -136,6 +137,7 @@ __global__ void __launch_bounds__(kLargestTeam, 2)
     }
     const acc_t var = moments.m2 / moments.count;
     affine = make_affine(args, walk.c, moments.mean, var);
+    if (threadIdx.x == 0) move_channel(args, walk.c, moments.mean, var);
     const int64_t images = smaller(planes.images, args.N - walk.first_image);
     for (int64_t i = threadIdx.x; i < images; i += blockDim.x) {
       const int64_t to = (walk.first_image + i) * args.C + walk.c;
@@ -165,6 +167,7 @@ __global__ void __launch_bounds__(kLargestTeam, 2)
 }
 
 // As the forward, with dy beside x; a residual is read in both halves of `whole`.
+// SASS: 128-bit loads, 128-bit stores except Step::part
 template <typename scalar_t, Step kStep>
 __global__ void __launch_bounds__(kLargestTeam, 2)
     ibn_norm_backward_planes_kernel(const __grid_constant__ Args args,

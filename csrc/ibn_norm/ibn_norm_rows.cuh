@@ -78,6 +78,7 @@ __device__ void write_parts(const Args& args, const Strip<scalar_t>& strip,
 // grid:  one block a (tile, chunk, image), of (width, kRowsBlock / width) threads
 // x is read once here and once in the apply kernel, along C with 128-bit accesses where
 // Rows::aligned; tiles of channels that take the running statistics are skipped.
+// SASS: 128-bit loads
 template <typename scalar_t>
 __global__ void __launch_bounds__(kRowsBlock, 2) ibn_norm_forward_part_rows_kernel(
     const __grid_constant__ Args args, const __grid_constant__ Rows rows,
@@ -120,6 +121,7 @@ __global__ void __launch_bounds__(kRowsBlock, 2) ibn_norm_forward_part_rows_kern
 }
 
 // Grid as above, from the end of x, which the part kernel read last and may still be cached.
+// SASS: 128-bit loads, 128-bit stores
 template <typename scalar_t>
 __global__ void __launch_bounds__(kRowsBlock, 2)
     ibn_norm_forward_apply_rows_kernel(const __grid_constant__ Args args,
@@ -150,6 +152,7 @@ __global__ void __launch_bounds__(kRowsBlock, 2)
 constexpr int kRowsAtOnceBackward = 2;  // of both x and dy
 
 // Grid of the forward's part kernel; reads x and dy once.
+// SASS: 128-bit loads
 template <typename scalar_t>
 __global__ void __launch_bounds__(kRowsBlock, 2) ibn_norm_backward_part_rows_kernel(
     const __grid_constant__ Args args, const __grid_constant__ Rows rows,
@@ -193,6 +196,7 @@ __global__ void __launch_bounds__(kRowsBlock, 2) ibn_norm_backward_part_rows_ker
 }
 
 // Grid of the forward's apply kernel; reads x and dy once and writes dx, and d_residual if wanted.
+// SASS: 128-bit loads, 128-bit stores
 template <typename scalar_t>
 __global__ void __launch_bounds__(kRowsBlock, 2) ibn_norm_backward_apply_rows_kernel(
     const __grid_constant__ Args args, const __grid_constant__ Rows rows,

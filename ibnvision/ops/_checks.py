@@ -22,7 +22,7 @@ def check_vector(name: str, value: Tensor | None, size: int, x: Tensor) -> None:
     """value is None or [size], floating-point, on the device of x."""
     if value is None:
         return
-    if value.dim() != 1 or value.shape[0] != size:
+    if value.shape != (size,):
         raise ValueError(f"{name} must have shape [{size}], got {tuple(value.shape)}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")

@@ -71,6 +71,8 @@ def why_no_kernel(op: str, x: Tensor) -> str:
         return "reference_ops() is active"
     if torch._C._functorch.maybe_current_level() is not None:
         return "inside a torch.func transform"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "inside forward-mode differentiation"
     device = x.device.type
     if not _has_kernel(op, device):
         return _reasons.get(device, f"no {device} kernel")
@@ -133,24 +135,47 @@ def is_eager() -> bool:
     )
 
 
+_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None))
+
+
+def runs_directly(*tensors: Tensor | None) -> bool:
+    """Whether plain tensors come and nobody watches, so that the dispatcher may be spared."""
+    return (
+        is_eager()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_function_stack()
+        and all(type(t) in _PLAIN for t in tensors)
+    )
+
+
+def below_autograd(op: Any) -> Callable[..., Any]:
+    """`op` past the autograd keys, where its Python formula would be called."""
+
+    def call(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return call
+
+
 def eager_function(
-    op: Any, setup_context: Callable[..., None], backward: Callable[..., Any]
+    name: str, setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """A kernel operator with the formula `register` gives it, at a fifth of the call's cost.
+    """f(needs_grad, *args): operator `name` by the formula `register` gives it, at less cost.
 
     torch.library.register_autograd makes compilers and opcheck happy but costs 70 us a call.
     """
+    op = below_autograd(getattr(torch.ops.ibnvision, name).default)
 
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                output = op(*args)
+            output = op(*args)
             setup_context(ctx, args, output)
             return output
 
     Eager.backward = staticmethod(backward)  # type: ignore[method-assign]
-    return Eager.apply
+    return lambda needs_grad, *args: Eager.apply(*args) if needs_grad else op(*args)
 
 
 def _no_double_backward(ctx: Any, *grads: Any) -> None:

@@ -21,7 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._checks import check_choice, check_image, check_like, check_vector
-from ._kernels import eager_function, fall_back, is_eager, lib, register, why_no_kernel
+from ._kernels import (
+    below_autograd,
+    eager_function,
+    fall_back,
+    is_eager,
+    lib,
+    register,
+    runs_directly,
+    why_no_kernel,
+)
 from ._layout import dense, dense_like, is_channels_last, statistics_dtype
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")  # the index is the code in csrc/ibn_norm
@@ -37,6 +46,12 @@ lib.define(
     f"ibn_norm_forward(Tensor x, {_PARAMETERS}, Tensor? running_mean, Tensor? running_var, "
     f"Tensor? residual, {_LAYOUT}, int act, float slope, bool batch_stats, bool keep_mask, "
     "float eps) -> (Tensor y, Tensor mean, Tensor var, Tensor mask)"
+)
+lib.define(  # the same, and the running statistics move
+    f"ibn_norm_forward_tracking(Tensor x, {_PARAMETERS}, Tensor(a!) running_mean, "
+    f"Tensor(b!) running_var, Tensor? residual, {_LAYOUT}, int act, float slope, "
+    "bool batch_stats, bool keep_mask, float eps, Tensor? num_batches_tracked, float momentum) "
+    "-> (Tensor y, Tensor mean, Tensor var, Tensor mask)"
 )
 lib.define(
     f"ibn_norm_backward(Tensor dy, Tensor x, {_PARAMETERS}, Tensor? residual, Tensor mean, "
@@ -130,8 +145,6 @@ def _move_running(
     momentum: float | None,
 ) -> None:
     """running += (batch - running) * momentum; None is the cumulative average."""
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
     if mean.dtype != running_mean.dtype:
         mean, var = mean.to(running_mean.dtype), var.to(running_mean.dtype)
     batch = [mean, var]
@@ -184,7 +197,12 @@ def ibn_norm_entry(
         raise ValueError(f"eps must not be negative, got {eps}")
 
     batch_stats = training or running_mean is None
-    moves = training and running_mean is not None and x.numel() > 0
+    can_move = running_mean is not None and (
+        momentum is not None or num_batches_tracked is not None
+    )
+    moves = training and can_move and x.numel() > 0
+    if moves and num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
     dtype = statistics_dtype(x)
     tensors = (in_weight, in_bias, bn_weight, bn_bias, running_mean, running_var)
     values = [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
@@ -201,16 +219,20 @@ def ibn_norm_entry(
         x = dense(x)
         if residual is not None:
             residual = dense_like(residual, x)
-        inputs = (x, residual, *values[:4])
         needs_grad = torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in inputs
+            t is not None and t.requires_grad for t in (x, residual, *values[:4])
         )
-        code = ACTIVATIONS.index(act)
-        forward = _eager_forward if is_eager() else torch.ops.ibnvision.ibn_norm_forward
-        y, all_mean, all_var, _ = forward(
-            x, *values, residual, instance_channels, instance_last, residual_first, code, slope,
-            batch_stats, needs_grad, eps,
+        inputs = (
+            x, *values, residual, instance_channels, instance_last, residual_first,
+            ACTIVATIONS.index(act), slope, batch_stats, needs_grad, eps,
         )  # fmt: skip
+        if not is_eager():
+            y, all_mean, all_var, _ = torch.ops.ibnvision.ibn_norm_forward(*inputs)
+        elif moves and running_mean is values[4] and running_var is values[5]:
+            tracked = num_batches_tracked if momentum is None else None
+            return _eager_tracking(needs_grad, *inputs, tracked, momentum or 0.0)[0]
+        else:
+            y, all_mean, all_var, _ = _eager_forward(needs_grad, *inputs)
         if moves:
             start, count = 0 if instance_last else instance_channels, x.numel() // x.shape[1]
             mean = all_mean[0].narrow(0, start, batch_channels)
@@ -266,6 +288,13 @@ def ibn_norm(
         TypeError: a dtype that is not listed.
         KeyError: an unknown activation.
     """
+    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
+        if runs_directly(x, bn_weight, in_weight, residual):
+            return ibn_norm_entry(
+                x, in_weight, in_bias, bn_weight, bn_bias, running_mean, running_var,
+                num_batches_tracked, residual, instance_channels, instance_last, residual_first,
+                act, slope, training, momentum, eps,
+            )  # fmt: skip
     return torch.ops.ibnvision.ibn_norm(
         x,
         in_weight,
@@ -287,6 +316,9 @@ def ibn_norm(
     )
 
 
+_quick_backward = below_autograd(torch.ops.ibnvision.ibn_norm_backward.default)
+
+
 def _keeps_mask(residual: Tensor | None, residual_first: bool, act: int) -> bool:
     """After an added residual the sign of the sum is kept as one bit instead of the residual."""
     return (
@@ -296,7 +328,7 @@ def _keeps_mask(residual: Tensor | None, residual_first: bool, act: int) -> bool
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     x, *parameters = inputs[:5]
-    residual, *layout, act, slope, batch_stats, _, eps = inputs[7:]
+    residual, *layout, act, slope, batch_stats, _, eps = inputs[7:16]
     _, mean, var, mask = output
     recomputed = residual is not None and (layout[2] or ACTIVATIONS[act] == "silu")
     ctx.save_for_backward(x, *parameters, residual if recomputed else None, mean, var, mask)
@@ -307,20 +339,23 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    rest = (None,) * (len(ctx.needs_input_grad) - 8)
     if dy is None:
-        return (None,) * 16
+        return (None,) * 8 + rest
     x, *parameters, residual, mean, var, mask = ctx.saved_tensors
     residual_first, act = ctx.options[2], ctx.options[3]
     dy = dense_like(dy, x)
     wants = ctx.has_residual and ctx.needs_input_grad[7]
     from_kernel = wants and not residual_first and act != 0
-    dx, *gradients, d_residual = torch.ops.ibnvision.ibn_norm_backward(
+    quick = is_eager() and not torch.is_grad_enabled()  # a graph of the backward must be refused
+    op = _quick_backward if quick else torch.ops.ibnvision.ibn_norm_backward
+    dx, *gradients, d_residual = op(
         dy, x, *parameters, residual, mean, var, mask, *ctx.options, from_kernel, ctx.eps
     )
     if wants and not from_kernel:
         d_residual = dx if residual_first else dy
     gradients = [None if p is None else g for p, g in zip(parameters, gradients, strict=True)]
-    return (dx, *gradients, None, None, d_residual if wants else None, *(8 * [None]))
+    return (dx, *gradients, None, None, d_residual if wants else None, *rest)
 
 
 def _mask_shape(x: Tensor) -> tuple[int, int]:
@@ -347,9 +382,8 @@ def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return (torch.empty_like(x), *gradients, d_residual)
 
 
-_eager_forward = eager_function(
-    torch.ops.ibnvision.ibn_norm_forward.default, _setup_context, _backward
-)
+_eager_forward = eager_function("ibn_norm_forward", _setup_context, _backward)
+_eager_tracking = eager_function("ibn_norm_forward_tracking", _setup_context, _backward)
 register(
     "ibn_norm",
     entry=ibn_norm_entry,

@@ -108,11 +108,30 @@ def test_opcheck_of_kernels(residual, channels_last, device):
     leaves = [t.requires_grad_() for t in (x, *values[:4])]
     args = (*leaves, *values[4:], r, split, False, False, 1, 0.01, True, True, 1e-5)
     torch.library.opcheck(torch.ops.ibnvision.ibn_norm_forward.default, args)
+    tracking = tuple(a.detach().clone() if torch.is_tensor(a) else a for a in args)
+    torch.library.opcheck(
+        torch.ops.ibnvision.ibn_norm_forward_tracking.default,
+        (*tracking, torch.tensor(2, device=device), 0.1),
+        test_utils="test_schema",  # called on tensors only, below autograd and outside compilers
+    )
     y, mean, var, mask = torch.ops.ibnvision.ibn_norm_forward(*args)
     args = (y, *leaves, None, mean, var, mask, split, False, False, 1, 0.0, True, residual, 1e-5)
     args = tuple(a.detach() if torch.is_tensor(a) else a for a in args)
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.ibnvision.ibn_norm_backward.default, args, test_utils=tests)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_forward_mode_derivatives_are_those_of_the_definition(device):
+    inputs = example_inputs(2, 6, 3, 3, dtype=torch.float64, device=device)
+    function, (x, *rest) = call_op(inputs, False, False, "silu")
+    tangent = torch.randn_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        y = function(torch.autograd.forward_ad.make_dual(x, tangent), *rest)
+        found = torch.autograd.forward_ad.unpack_dual(y).tangent
+    step = 1e-6 * tangent
+    numeric = (function(x + step, *rest) - function(x - step, *rest)) / 2e-6
+    torch.testing.assert_close(found, numeric, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("device", DEVICES)
