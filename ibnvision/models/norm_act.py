@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from ibnvision.layers import BatchNormAct2d, IBNAct2d, InstanceNormAct2d
+from ibnvision.layers import BatchNormAct2d, IBNAct2d, InstanceNormAct2d, with_act
 
 
 def fuse(norm: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -14,16 +14,7 @@ def fuse(norm: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
     """
     if not isinstance(norm, nn.BatchNorm2d) or isinstance(norm, BatchNormAct2d):
         return norm, act
-    layer = BatchNormAct2d(
-        norm.num_features,
-        **_options(norm),
-        act_layer=lambda: act,
-        device="meta",
-    )
-    layer.weight, layer.bias = norm.weight, norm.bias
-    layer.running_mean, layer.running_var = norm.running_mean, norm.running_var
-    layer.num_batches_tracked = norm.num_batches_tracked
-    return layer.train(norm.training), nn.Identity()
+    return with_act(norm, act), nn.Identity()
 
 
 def mix(
