@@ -1,5 +1,6 @@
 """Interleaved timing and the statistics of what was timed, in numpy."""
 
+import ctypes
 import math
 import random
 import time
@@ -10,11 +11,28 @@ import torch
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Call = Callable[[], object]
 WALL, CPU = 0, 1  # columns of a sample
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc, malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep freed memory mapped, for the rest of the process; whether it will.
+
+    By default glibc maps every large block anew and trims its heap: the next call pays for page
+    faults, or not, by luck. PyTorch's performance guide advises a caching allocator on CPUs for
+    this reason. Only glibc can be told; elsewhere nothing changes. CUDA memory is not touched.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # no C library by that name, or no glibc
+        return False
+    # no block of its own mapping, and never a trimmed heap
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def interleave(
-    backends: Mapping[str, Callable[[], object]],
+    backends: Mapping[str, Call],
     repeats: int,
     *,
     at_least_s: float = 0.004,
@@ -53,7 +71,7 @@ def interleave(
 
 
 def interleave_cuda(
-    backends: Mapping[str, Callable[[], object]],
+    backends: Mapping[str, Call],
     repeats: int,
     *,
     at_least_s: float = 0.002,
@@ -62,7 +80,7 @@ def interleave_cuda(
 ) -> dict[str, Array]:
     """As `interleave`, by CUDA events on the current stream: name -> [repeats], seconds a call."""
 
-    def timed(call: Callable[[], object], count: int) -> float:
+    def timed(call: Call, count: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(count):
@@ -84,6 +102,23 @@ def interleave_cuda(
         for name in order:
             samples[name][repeat] = timed(backends[name], calls[name])
     return samples
+
+
+def clocked(
+    backends: Mapping[str, Call], repeats: int, device: str, threads: int, warmup: int = 2
+) -> tuple[dict[str, Array], dict[str, Array], str]:
+    """Interleaved seconds a call by the clock that judges, wall seconds, and the clock's name.
+
+    The clock is CUDA's events, else with one CPU thread the process's CPU time, else wall time.
+    """
+    if device == "cuda":
+        events = interleave_cuda(backends, repeats, warmup=max(warmup, 3))
+        return events, events, "CUDA events"
+    both = interleave(backends, repeats, warmup=warmup)
+    wall = {name: sample[:, WALL] for name, sample in both.items()}
+    if threads > 1:
+        return wall, wall, "wall time"
+    return {name: sample[:, CPU] for name, sample in both.items()}, wall, "process CPU time"
 
 
 def spread(values: Sequence[float] | Array) -> dict[str, float]:

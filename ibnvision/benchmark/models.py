@@ -17,14 +17,14 @@ import timm
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import ibnvision.models  # noqa: F401  registers the names
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import measure, record, targets
-from .ops import FORMATS
-
-Call = Callable[[], object]
+from . import ceilings, measure, record, targets
+from .measure import Call
+from .op_rows import FORMATS
 
 
 class _Join(torch.autograd.Function):
@@ -178,21 +178,24 @@ def derived(samples: dict[str, measure.Array], device: str) -> list[dict[str, An
     return fields
 
 
-def run(setup: Setup, common: record.Record, repeats: int, compiled: bool) -> list[record.Record]:
+def step_flops(setup: Setup) -> int:
+    """Operations of the matrix products and convolutions of a step, the same in all variants."""
+    with FlopCounterMode(display=False) as counter:
+        step_call(strip(timm.create_model(setup.plain)), setup)()
+    return counter.get_total_flops()
+
+
+def run(
+    setup: Setup, common: record.Record, best: ceilings.Ceilings, repeats: int, compiled: bool
+) -> list[record.Record]:
     """The records of one format; reasons of skipped variants are printed."""
     calls, skipped = variants(setup, compiled=compiled)
     for name, reason in skipped.items():
         print(f"  {name} skipped: {reason}", flush=True)
-    wall: dict[str, measure.Array]
-    if setup.device == "cuda":
-        seconds = wall = measure.interleave_cuda(calls, repeats)
-        clock = "CUDA events"
-    else:
-        both = measure.interleave(calls, repeats, warmup=1)
-        alone = common["threads"] == 1
-        seconds = {k: v[:, measure.CPU if alone else measure.WALL] for k, v in both.items()}
-        wall = {k: v[:, measure.WALL] for k, v in both.items()}
-        clock = "process CPU time" if alone else "wall time"
+    flops = step_flops(setup)
+    seconds, wall, clock = measure.clocked(
+        calls, repeats, setup.device, common["threads"], warmup=3
+    )
     common = common | {"pass": "training step", "launch": "launches", "n": repeats}
     records = [
         common
@@ -200,6 +203,7 @@ def run(setup: Setup, common: record.Record, repeats: int, compiled: bool) -> li
         | {"spread": measure.spread(1e3 * s), "clock": clock}
         | {"wall_ms": 1e3 * float(np.median(wall[name]))}
         | {"images_per_s": setup.batch / float(np.median(wall[name]))}
+        | best.fields(float(np.median(s)), 0.0, flops, setup.dtype)
         for name, s in seconds.items()
     ]
     return records + [
@@ -220,9 +224,12 @@ def tables(records: Sequence[record.Record]) -> str:
         [f"{r['model']} {r['dtype']} {r['format']}: {r['metric']}", f"{r['value']:.3g} {r['unit']}"]
         + [f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
         for r in records
-        if r["metric"] != "time"
+        if r["metric"] not in ("time", "ceiling")
     ]
+    best = [r for r in records if r["metric"] == "ceiling"]
     text = record.table(header, rows)
+    if best:
+        text = f"Ceilings: {ceilings.text(best)}.\n\n{text}"
     if found:
         text += "\n\n" + record.table(["kernel", "value", "95 % bootstrap", "repetitions"], found)
     return text
@@ -230,7 +237,7 @@ def tables(records: Sequence[record.Record]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0 when it ran, whatever it found."""
-    parser = record.parser("models", __doc__, "11; quick 3")
+    parser = record.parser("models", __doc__, "15; quick 3")
     parser.add_argument(
         "--compile", action="store_true", help="also the compiled fallback; always on CUDA"
     )
@@ -238,19 +245,24 @@ def main(argv: Sequence[str]) -> int:
     cuda = args.device == "cuda"
     names = ("resnet18_ibn_a", "resnet18") if args.quick else ("resnet50_ibn_a", "resnet50")
     size, batch = (64, 2) if args.quick else (224, 128) if cuda else (128, 8)
-    repeats = args.repeats or (3 if args.quick else 11)
-    shared = record.environment("models", argv, args.device, quick=args.quick)
+    repeats = args.repeats or (3 if args.quick else 15)
+    shared = record.start("models", argv, args)
     path = record.results_file(args.out, "models")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    before, records = torch.get_num_threads(), []
+    before, dtype = torch.get_num_threads(), "bf16" if cuda else "fp32"
     torch.set_num_threads(args.threads)
     try:
+        best, found = ceilings.measure_ceilings(
+            args.device, [dtype], args.threads, quick=args.quick
+        )
+        records = [shared | {"threads": args.threads} | one for one in found]
+        record.append(path, records)
         for form in ["channels_last"] if cuda else list(FORMATS):
-            setup = Setup(*names, size, batch, args.device, form, "bf16" if cuda else "fp32")
+            setup = Setup(*names, size, batch, args.device, form, dtype)
             print(f"{setup.model} {form}, batch {batch}, {size} px", flush=True)
             common = shared | {"model": setup.model, "shape": [batch, 3, size, size]}
             common |= {"dtype": setup.dtype, "format": form, "threads": args.threads}
-            new = run(setup, common, repeats, cuda or args.compile)
+            new = run(setup, common, best, repeats, cuda or args.compile)
             record.append(path, new)
             records += new
     finally:

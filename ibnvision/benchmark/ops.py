@@ -4,88 +4,21 @@ The unit is the copy: the time of y.copy_(x) on the same tensor, measured in the
 """
 
 import copy
-import math
+import itertools
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ibnvision.layers import IBNAct2d
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
-from ibnvision.testing import assert_close
+from ibnvision.testing import TOLERANCE
 
-from . import measure, record, targets
-
-Call = Callable[[], object]
-FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PASSES = ("forward", "forward+backward", "eval")
-BACKENDS = ("kernel", "eager", "fallback", "compiled", "copy")
-
-
-class OfficialIBN(nn.Module):
-    """The published layer and its ReLU, act(norm(x) + residual), in PyTorch's own operators.
-
-    Source: ibnnet/modules.py of the official repository; the ReLU is not in place.
-    """
-
-    def __init__(self, channels: int, ratio: float = 0.5) -> None:
-        super().__init__()
-        self.instance_channels = int(channels * ratio)
-        self.IN = nn.InstanceNorm2d(self.instance_channels, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.instance_channels)
-        self.act = nn.ReLU(inplace=False)
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x, residual: [N, C, H, W] with an even C."""
-        first, second = torch.split(x, self.instance_channels, 1)
-        y = torch.cat((self.IN(first.contiguous()), self.BN(second.contiguous())), 1)
-        return self.act(y if residual is None else y + residual)
-
-
-@dataclass(frozen=True)
-class Op:
-    """One row: our layer, its rival with the same state-dict keys, and shapes of real models."""
-
-    layer: Callable[[int], nn.Module]
-    official: Callable[[int], nn.Module]
-    cpu_shapes: tuple[tuple[int, ...], ...]
-    cuda_shapes: tuple[tuple[int, ...], ...]
-    quick_shapes: tuple[tuple[int, ...], ...]
-    traffic: dict[str, float]  # least reads + writes of the tensor a pass, for the bandwidth
-
-
-# forward: IN 1 read + 1 write, BN 2 + 1; backward: IN 2 + 1, BN 4 + 1; half the channels each
-IBN_TRAFFIC = {"forward": 2.5, "forward+backward": 6.5}
-OPS = {
-    "ibn_norm": Op(
-        layer=lambda channels: IBNAct2d(channels, inplace=False),
-        official=OfficialIBN,
-        cpu_shapes=((8, 64, 56, 56), (8, 256, 56, 56), (8, 512, 14, 14), (2, 256, 128, 256)),
-        cuda_shapes=((64, 64, 112, 112), (64, 256, 56, 56), (64, 512, 28, 28), (2, 256, 512, 1024)),
-        quick_shapes=((2, 64, 28, 28),),
-        traffic=IBN_TRAFFIC,
-    )
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One tensor that all backends get."""
-
-    op: str
-    shape: tuple[int, ...]
-    dtype: str
-    format: str
-    device: str
-
-    def tensor(self, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        values = torch.randn(self.shape, generator=generator) * 2 + 1
-        return values.to(self.device, DTYPES[self.dtype], memory_format=FORMATS[self.format])
+from . import ceilings, measure, op_tables, record, targets
+from .measure import Call
+from .op_rows import DTYPES, OPS, PASSES, Case
 
 
 def pass_call(module: Any, x: Tensor, dy: Tensor, name: str) -> Call:
@@ -134,35 +67,41 @@ def backends(case: Case, name: str, *, compiled: bool) -> tuple[dict[str, Call],
     """The calls of one pass by backend, and why the missing ones are missing."""
     op = OPS[case.op]
     x, dy = case.tensor(0).requires_grad_(), case.tensor(1)
-    official = op.official(case.shape[1]).to(case.device).train(name != "eval")
-    layer = op.layer(case.shape[1]).to(case.device).train(name != "eval")
+    official, layer = (m(case.shape).to(case.device) for m in (op.official, op.layer))
     layer.load_state_dict(official.state_dict())
+    official.train(name != "eval")
+    layer.train(name != "eval")
     target = torch.empty_like(x)
-    calls: dict[str, Call] = {
-        "eager": pass_call(official, x, dy, name),
-        "fallback": in_reference(pass_call(layer, x, dy, name)),
-        "copy": lambda: target.copy_(x.detach()),
-    }
+    calls: dict[str, Call] = {}
     skipped = {}
     reason = why_no_kernel(f"{case.op}_forward", x)
     if reason:
         skipped["kernel"] = reason
     else:
-        with torch.no_grad():
-            expected = copy.deepcopy(official)(x)
-            assert_close(copy.deepcopy(layer)(x), expected, DTYPES[case.dtype])
+        rtol, atol = TOLERANCE[DTYPES[case.dtype]]
+        with torch.no_grad():  # on the device: the large cases would take minutes elsewhere
+            same = (copy.deepcopy(module)(x) for module in (layer, official))
+            torch.testing.assert_close(*same, rtol=rtol, atol=atol)
         calls["kernel"] = pass_call(layer, x, dy, name)
+    calls["eager"] = pass_call(official, x, dy, name)
+    calls["fallback"] = in_reference(pass_call(layer, x, dy, name))
+    tried: dict[str, Callable[[], Any]] = {}
     if compiled:
         torch._dynamo.reset()
-        graph = torch.compile(copy.deepcopy(official), dynamic=False)
-        try:
-            pass_call(graph, x, dy, name)()
-            calls["compiled"] = pass_call(graph, x, dy, name)
-        except Exception as error:  # a compiler that is missing or fails must not end the others
-            skipped["compiled"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        tried["compiled"] = lambda: torch.compile(copy.deepcopy(official), dynamic=False)
     else:
-        skipped["compiled"] = "--no-compile"
-    return {backend: calls[backend] for backend in BACKENDS if backend in calls}, skipped
+        skipped["compiled"] = "--no-compile, or no time left for it"
+    for rival, make in op.rivals.items():
+        tried[rival] = lambda make=make: make(case.shape).to(case.device).train(name != "eval")  # type: ignore[misc]
+    for backend, module in tried.items():
+        try:
+            call = pass_call(module(), x, dy, name)
+            call()
+            calls[backend] = call
+        except Exception as error:  # one that is missing or fails must not end the others
+            skipped[backend] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    calls["copy"] = lambda: target.copy_(x.detach())
+    return calls, skipped
 
 
 def kept_bytes(call: Callable[..., Tensor], *inputs: Tensor) -> int:
@@ -192,9 +131,9 @@ def kept_records(case: Case, common: record.Record) -> list[record.Record]:
     """Kept bytes of the norm and the activation, without and with a residual."""
     op = OPS[case.op]
     x, residual = case.tensor(0).requires_grad_(), case.tensor(1).requires_grad_()
-    modules = {"eager": op.official(case.shape[1]).to(case.device)}
+    modules = {"eager": op.official(case.shape).to(case.device)}
     if not why_no_kernel(f"{case.op}_forward", x):
-        modules["kernel"] = op.layer(case.shape[1]).to(case.device)
+        modules["kernel"] = op.layer(case.shape).to(case.device)
     parts = {"norm+act": (x,), "norm+residual+act": (x, residual)}
     return [
         common
@@ -206,7 +145,12 @@ def kept_records(case: Case, common: record.Record) -> list[record.Record]:
 
 
 def time_records(
-    case: Case, common: record.Record, *, repeats: int, compiled: bool
+    case: Case,
+    common: record.Record,
+    best: ceilings.Ceilings,
+    *,
+    repeats: int,
+    compiled: bool,
 ) -> list[record.Record]:
     """All passes and backends on one tensor; the reason of a skipped backend is printed."""
     records = []
@@ -223,150 +167,81 @@ def time_records(
                 except RuntimeError as error:
                     print(f"  {backend} skipped for {name}, graph: {str(error).splitlines()[0]}")
         for launch, group in launches.items():
+            timed, wall, clock = measure.clocked(group, repeats, case.device, common["threads"])
             records += [
                 common
                 | {"metric": "time", "pass": name, "launch": launch, "backend": backend}
-                | fields
-                for backend, fields in _timed(case, group, repeats, common["threads"]).items()
+                | {"value": 1e3 * float(np.median(seconds)), "unit": "ms", "clock": clock}
+                | {"spread": measure.spread(1e3 * seconds), "n": len(seconds)}
+                | {"wall_ms": 1e3 * float(np.median(wall[backend]))}
+                | _floor(case, name, backend, float(np.median(seconds)), best)
+                for backend, seconds in timed.items()
             ]
     return records
 
 
-def _timed(case: Case, calls: dict[str, Call], repeats: int, threads: int) -> dict[str, dict]:
-    if case.device == "cuda":
-        samples = measure.interleave_cuda(calls, repeats)
-        return {name: _fields(s, s, "CUDA events") for name, s in samples.items()}
-    column, clock = (
-        (measure.CPU, "process CPU time") if threads == 1 else (measure.WALL, "wall time")
-    )
-    return {
-        name: _fields(s[:, column], s[:, measure.WALL], clock)
-        for name, s in measure.interleave(calls, repeats).items()
-    }
+def _floor(
+    case: Case, name: str, backend: str, seconds: float, best: ceilings.Ceilings
+) -> dict[str, Any]:
+    """Bytes, operations and floor by time, for the backends that compute the row's function."""
+    op = OPS[case.op]
+    if backend in op.rivals:
+        return {}
+    size = case.size * DTYPES[case.dtype].itemsize
+    if backend == "copy":
+        return best.fields(seconds, 2.0 * size, 0.0, op.rate)
+    return best.fields(seconds, op.traffic[name] * size, op.flops[name] * case.size, op.rate)
 
 
-def _fields(seconds: measure.Array, wall: measure.Array, clock: str) -> dict[str, Any]:
-    return {
-        "value": 1e3 * float(np.median(seconds)),
-        "unit": "ms",
-        "spread": measure.spread(1e3 * seconds),
-        "n": len(seconds),
-        "clock": clock,
-        "wall_ms": 1e3 * float(np.median(wall)),
-    }
-
-
-def tables(records: Sequence[record.Record]) -> str:
-    """Per dtype, format and launch: the backends in copies, and the kernel's advantage."""
-    times = [r for r in records if r["metric"] == "time"]
-    parts = []
-    for key in sorted({(r["dtype"], r["format"], r["launch"]) for r in times}):
-        group = [r for r in times if (r["dtype"], r["format"], r["launch"]) == key]
-        cuda = group[0]["device_type"] == "cuda"
-        header = ["pass, shape", "kernel ms"]
-        header += [f"{name}, copies" for name in BACKENDS[:-1]]
-        header += ["eager / kernel", "compiled / kernel"] + (
-            ["% of copy bandwidth"] if cuda else []
-        )
-        rows = []
-        for name in PASSES:
-            cases: dict[tuple, dict[str, float]] = {}
-            for r in group:
-                if r["pass"] == name:
-                    cases.setdefault(tuple(r["shape"]), {})[r["backend"]] = r["value"]
-            traffic = OPS[group[0]["op"]].traffic.get(name, math.nan) if cuda else None
-            rows += [_row(f"{name} {shape}", v, traffic) for shape, v in cases.items()]
-            if len(cases) > 1:
-                rows.append(_mean_row(f"{name}, geometric mean", list(cases.values()), traffic))
-        dtype, form, launch = key
-        title = f"{dtype}, {form}" + (
-            f", {launch}" if cuda else f", {group[0]['threads']} thread(s)"
-        )
-        parts.append(f"**{title}**\n\n{record.table(header, rows)}")
-    kept = [r for r in records if r["metric"] == "kept"]
-    if kept:
-        parts.append(_kept_table(kept))
-    return "\n\n".join(parts)
-
-
-def _ratio(values: dict[str, float], top: str, bottom: str) -> float:
-    return values[top] / values[bottom] if {top, bottom} <= set(values) else math.nan
-
-
-def _columns(values: dict[str, float], traffic: float | None) -> list[float]:
-    columns = [_ratio(values, name, "copy") for name in BACKENDS[:-1]]
-    columns += [_ratio(values, name, "kernel") for name in ("eager", "compiled")]
-    if traffic is not None:
-        columns.append(100 * traffic / 2 * _ratio(values, "copy", "kernel"))
-    return columns
-
-
-def _row(title: str, values: dict[str, float], traffic: float | None) -> list[str]:
-    return [title, _number(values.get("kernel", math.nan))] + [
-        _number(c) for c in _columns(values, traffic)
-    ]
-
-
-def _mean_row(title: str, cases: list[dict[str, float]], traffic: float | None) -> list[str]:
-    columns = zip(*(_columns(values, traffic) for values in cases), strict=True)
-    return [title, ""] + [_number(measure.geometric_mean(column)) for column in columns]
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _kept_table(kept: list[record.Record]) -> str:
-    cases: dict[tuple, dict[str, float]] = {}
-    for r in kept:
-        key = (r["dtype"], r["format"], r["pass"], tuple(r["shape"]))
-        cases.setdefault(key, {})[r["backend"]] = r["value"]
-    rows = [
-        [f"{dtype} {form} {part} {shape}"]
-        + [f"{v[b] / 2**20:.1f}" if b in v else "-" for b in ("kernel", "eager")]
-        + [_number(_ratio(v, "kernel", "eager"))]
-        for (dtype, form, part, shape), v in cases.items()
-    ]
-    return "**Kept for the backward**\n\n" + record.table(
-        ["tensor", "kernel MiB", "eager MiB", "kernel / eager"], rows
-    )
+def cases(names: Sequence[str], dtypes: Sequence[str], device: str, *, quick: bool) -> list[Case]:
+    """Every row's shapes for this device, in every dtype and format."""
+    found = []
+    for name in names:
+        op = OPS[name]
+        shapes = op.quick_shapes if quick else getattr(op, f"{device}_shapes")
+        wanted = itertools.product(dtypes, op.formats, shapes)
+        found += [Case(name, shape, dtype, form, device) for dtype, form, shape in wanted]
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0 when it ran, whatever it found."""
     parser = record.parser("ops", __doc__, "15; quick 3")
-    parser.add_argument("--op", choices=sorted(OPS), default="ibn_norm")
+    parser.add_argument("--op", choices=sorted(OPS), action="append", help="default: all")
     parser.add_argument(
         "--dtype", choices=sorted(DTYPES), action="append", help="default: fp32; CUDA also bf16"
     )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--compile-minutes", type=float, metavar="M", help="leave it out of what starts later"
+    )
     args = record.parse(parser, argv)
-    cuda, op = args.device == "cuda", OPS[args.op]
-    shapes = op.quick_shapes if args.quick else op.cuda_shapes if cuda else op.cpu_shapes
+    cuda, names = args.device == "cuda", args.op or sorted(OPS)
     dtypes = args.dtype or (["fp32", "bf16"] if cuda else ["fp32"])
     repeats = args.repeats or (3 if args.quick else 15)
-    shared = record.environment("ops", argv, args.device, quick=args.quick)
+    start, limit = time.monotonic(), 60 * (args.compile_minutes or float("inf"))
+    shared = record.start("ops", argv, args)
     path = record.results_file(args.out, "ops")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    before, records = torch.get_num_threads(), []
+    before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        for case in (
-            Case(args.op, shape, dtype, form, args.device)
-            for dtype in dtypes
-            for form in FORMATS
-            for shape in shapes
-        ):
-            print(f"{case.dtype} {case.format} {case.shape}", flush=True)
+        rates = sorted({*dtypes, *(OPS[name].rate for name in names)})
+        best, found = ceilings.measure_ceilings(args.device, rates, args.threads, quick=args.quick)
+        records = [shared | {"threads": args.threads} | one for one in found]
+        record.append(path, records)
+        for case in cases(names, dtypes, args.device, quick=args.quick):
+            print(f"{case.op} {case.dtype} {case.format} {case.shape}", flush=True)
             common = shared | {"op": case.op, "shape": list(case.shape), "dtype": case.dtype}
             common |= {"format": case.format, "threads": args.threads}
-            new = time_records(case, common, repeats=repeats, compiled=not args.no_compile)
+            compiled = not args.no_compile and time.monotonic() - start < limit
+            new = time_records(case, common, best, repeats=repeats, compiled=compiled)
             new += kept_records(case, common)
             record.append(path, new)
             records += new
     finally:
         torch.set_num_threads(before)
-    print(f"\n{tables(records)}\n")
+    print(f"\n{op_tables.tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
     return 0

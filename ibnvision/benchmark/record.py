@@ -15,7 +15,10 @@ import torch
 
 from ibnvision import __version__
 
+from . import measure
+
 Record = dict[str, Any]
+BENCHES = ("generalization", "models", "ops")  # other tools keep their own lines beside these
 
 
 def cpu_name() -> str:
@@ -64,7 +67,19 @@ def _without_folders(word: str) -> str:
     return f"{key}{equals}{Path(value).name}" if value.startswith("/") else word
 
 
-def environment(bench: str, argv: Sequence[str], device: str, *, quick: bool) -> Record:
+def driver() -> str:
+    """Version of the NVIDIA driver; "" where it cannot be asked."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.split("\n")[0].strip() if done.returncode == 0 else ""
+
+
+def environment(
+    bench: str, argv: Sequence[str], device: str, *, quick: bool, commit_id: str | None = None
+) -> Record:
     """What all records of one run share. `run` tells the runs apart.
 
     Args:
@@ -72,6 +87,7 @@ def environment(bench: str, argv: Sequence[str], device: str, *, quick: bool) ->
         argv: its arguments, for the command.
         device: cpu or cuda.
         quick: a check that it works, which no target may be judged by.
+        commit_id: named by the caller, where there is no git history; default: asked of git.
     """
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     return {
@@ -80,11 +96,12 @@ def environment(bench: str, argv: Sequence[str], device: str, *, quick: bool) ->
         "quick": quick,
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "device_type": device,
+        "driver": driver() if device == "cuda" else "",
         "cache_bytes": cache_bytes(device),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "ibnvision": __version__,
-        "commit": commit(),
+        "commit": commit() if commit_id is None else commit_id,
         "date": now.isoformat(),
         "command": shlex.join(["ibnvision", "benchmark", bench, *map(_without_folders, argv)]),
     }
@@ -97,6 +114,13 @@ def parser(bench: str, about: str | None, repeats: str) -> argparse.ArgumentPars
     made.add_argument("--threads", type=int, default=1, help="CPU threads; judged only at 1")
     made.add_argument("--repeats", type=int, help=f"interleaved repetitions ({repeats})")
     made.add_argument("--quick", action="store_true", help="one small case, to see that it works")
+    made.add_argument(
+        "--heap",
+        choices=("kept", "default"),
+        default="kept",
+        help="kept: freed memory stays mapped, so that no call pays for another's page faults",
+    )
+    made.add_argument("--commit", metavar="ID", help="recorded commit, outside a git checkout")
     made.add_argument("--out", help="JSON-lines file to append to")
     return made
 
@@ -111,6 +135,13 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namesp
     if args.device == "cuda" and not torch.cuda.is_available():
         made.error("--device cuda: no CUDA device is present")
     return args
+
+
+def start(bench: str, argv: Sequence[str], args: argparse.Namespace) -> Record:
+    """What the records of a timed run share; call it before anything large is allocated."""
+    kept = args.heap == "kept" and measure.keep_freed_memory()
+    shared = environment(bench, argv, args.device, quick=args.quick, commit_id=args.commit)
+    return shared | {"heap": "kept" if kept else "default"}
 
 
 def results_file(out: str | None, bench: str) -> Path:
@@ -147,8 +178,9 @@ def read(path: Path) -> list[Record]:
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """The records of every *.jsonl in a folder, oldest run first."""
-    records = [r for path in sorted(folder.glob("*.jsonl")) for r in read(path)]
+    """The records of the benchmarks' own files in a folder, oldest run first."""
+    paths = [folder / f"{bench}.jsonl" for bench in BENCHES]
+    records = [r for path in paths if path.is_file() for r in read(path)]
     return sorted(records, key=lambda r: r["run"])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ibnvision import data
 
-from . import models, ops, record, scores, targets
+from . import models, op_tables, record, scores, targets
 
 Results = Mapping[str, Any]
 
@@ -262,7 +262,11 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
     """The generated parts of benchmarks/README.md by marker name, from the newest full runs."""
     full = [r for r in records if not r["quick"]]
     parts = {"targets": targets.full_table(records)}
-    for bench, make in (("ops", ops.tables), ("models", models.tables), ("generalization", _cells)):
+    for bench, make in (
+        ("ops", op_tables.tables),
+        ("models", models.tables),
+        ("generalization", _cells),
+    ):
         kinds = sorted(
             {(r["device_type"], r.get("threads") or 0) for r in full if r["bench"] == bench}
         )

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import measure, record
+from .op_rows import OPS
 
 Records = Sequence[record.Record]
+OP = "ibn_norm"  # the operator whose speed the bars judge
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,10 @@ def copies(form: str) -> Callable[[Records], float]:
 
 def bandwidth(records: Records) -> float:
     """Least share of the copy bandwidth, in percent, above the cache, by CUDA-graph replay."""
-    from .ops import OPS
-
     shares = []
     judged = [r for r in _judged(records, "cuda") if r["metric"] == "time" and exceeds_cache(r)]
     for name in ("forward", "forward+backward"):
-        traffic = OPS["ibn_norm"].traffic[name]
+        traffic = OPS[OP].traffic[name]
         found = _ratios(judged, "copy", "kernel", launch="graph", **{"pass": name})
         shares += [100 * traffic / 2 * ratio for ratio in found.values()]
     return min(shares, default=math.nan)
@@ -108,7 +108,7 @@ def kept(records: Records) -> float:
     """Bytes kept for the backward, kernel by eager, the most over all cases."""
     cases: dict[tuple, dict[str, float]] = {}
     for r in records:
-        if r["metric"] == "kept":
+        if r["metric"] == "kept" and r["op"] == OP:
             key = (r["dtype"], r["format"], r["pass"], tuple(r["shape"]))
             cases.setdefault(key, {})[r["backend"]] = r["value"]
     both = [v["kernel"] / v["eager"] for v in cases.values() if {"kernel", "eager"} <= set(v)]
@@ -133,7 +133,11 @@ def stored(metric: str, device: str | None = None, **where: str) -> Callable[[Re
 
 def _judged(records: Records, device: str) -> Records:
     return [
-        r for r in records if r["device_type"] == device and (device == "cuda" or r["threads"] == 1)
+        r
+        for r in records
+        if r["device_type"] == device
+        and (device == "cuda" or r["threads"] == 1)
+        and r.get("op", OP) == OP
     ]
 
 

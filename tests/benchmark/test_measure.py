@@ -1,4 +1,7 @@
 import math
+import platform
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -61,3 +64,23 @@ def test_interleave_runs_all_in_every_repetition_and_tells_them_apart():
     assert all(a == b and c == d and {a, c} == {"slow", "fast"} for a, b, c, d in repetitions)
     assert np.median(samples["slow"][:, measure.CPU]) == pytest.approx(8e-3, rel=0.2)
     assert np.median(samples["fast"][:, measure.CPU]) == pytest.approx(2e-3, rel=0.2)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_kept_memory_is_not_faulted_in_again():
+    """64 MiB written for the fifth time: 16 thousand faults for its pages, or none."""
+    code = """
+import resource, sys, torch
+from ibnvision.benchmark import measure
+assert sys.argv[1] == "default" or measure.keep_freed_memory()
+for _ in range(4):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        heap: int(subprocess.check_output([sys.executable, "-P", "-c", code, heap], text=True))
+        for heap in ("kept", "default")
+    }
+    assert faults["kept"] < 20 < faults["default"]

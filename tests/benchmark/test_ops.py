@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 import torch
 
-from ibnvision.benchmark import ops, record
+from ibnvision.benchmark import op_rows, op_tables, ops, record
 from ibnvision.ops import why_no_kernel
 
 KERNEL = not why_no_kernel("ibn_norm_forward", torch.empty(0))
@@ -18,12 +20,36 @@ def quick(tmp_path_factory):
 
 def test_quick_measures_every_backend_pass_and_format(quick):
     found = {(r["backend"], r["pass"], r["format"]) for r in quick if r["metric"] == "time"}
-    names = ["eager", "fallback", "copy"] + ["kernel"] * KERNEL
-    assert found == {(b, p, f) for b in names for p in ops.PASSES for f in ops.FORMATS}
-    for r in quick:
+    names = ["eager", "fallback", "batch norm", "copy"] + ["kernel"] * KERNEL
+    assert found == {(b, p, f) for b in names for p in op_rows.PASSES for f in op_rows.FORMATS}
+    for r in (r for r in quick if r["metric"] != "ceiling"):
         assert r["value"] > 0 and r["quick"] and r["op"] == "ibn_norm" and r["threads"] == 1
         if r["metric"] == "time":
             assert r["spread"]["min"] <= r["value"] <= r["spread"]["max"] and r["n"] == 2
+
+
+def test_times_carry_their_floor(quick):
+    """Least bytes over the copy's rate, which is measured in the same run."""
+    rate = 1e9 * next(r["value"] for r in quick if r["metric"] == "ceiling" and r["unit"] == "GB/s")
+    size = 4 * 2 * 64 * 28 * 28
+    moved = {"forward": 2.5 * size, "forward+backward": 6.5 * size, "eval": 2 * size}
+    for r in quick:
+        if r["metric"] == "time" and r["backend"] == "eager":
+            assert r["bytes"] == moved[r["pass"]]
+            assert r["floor_fraction"] >= r["bytes"] / rate / (r["value"] / 1e3) * (1 - 1e-9)
+            assert r["flops"] / r["bytes"] < 1 and 0 < r["floor_fraction"] < 1
+
+
+def test_a_rival_that_cannot_run_is_skipped_with_its_reason(monkeypatch):
+    def fails(shape):
+        raise RuntimeError("no such kernel here")
+
+    row = dataclasses.replace(op_rows.OPS["ibn_norm"], rivals={"theirs": fails})
+    monkeypatch.setitem(op_rows.OPS, "ibn_norm", row)
+    case = op_rows.Case("ibn_norm", (2, 6, 5, 5), "fp32", "nchw", "cpu")
+    calls, skipped = ops.backends(case, "forward", compiled=False)
+    assert skipped["theirs"] == "RuntimeError: no such kernel here" and "theirs" not in calls
+    assert {"eager", "fallback", "copy"} <= set(calls)
 
 
 def test_kept_bytes_of_the_official_layer(quick):
@@ -44,7 +70,7 @@ def test_kept_bytes_count_a_storage_once():
 
 def test_official_layer_is_what_it_says():
     x = torch.randn(2, 6, 5, 5)
-    layer = ops.OfficialIBN(6)
+    layer = op_rows.OfficialIBN(6)
     first = torch.nn.functional.instance_norm(x[:, :3])
     second = torch.nn.functional.batch_norm(x[:, 3:], None, None, training=True)
     expected = torch.cat([first, second], 1).relu()
@@ -55,7 +81,7 @@ def test_tables_count_in_copies(quick):
     values = {("kernel", 1.0), ("eager", 8.0), ("copy", 0.5), ("compiled", 3.0)}
     base = next(r for r in quick if r["metric"] == "time")
     made = [base | {"backend": b, "value": v, "pass": "eval"} for b, v in values]
-    row = next(x for x in ops.tables(made).splitlines() if x.startswith("| eval ("))
+    row = next(x for x in op_tables.tables(made).splitlines() if x.startswith("| eval ("))
     assert [c.strip() for c in row.split("|")][2:9] == ["1", "2", "16", "-", "6", "8", "3"]
 
 

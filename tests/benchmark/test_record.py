@@ -35,6 +35,20 @@ def test_environment_names_where_and_how():
     json.dumps(found, allow_nan=False)
 
 
+def test_a_timed_run_names_its_heap_and_the_given_commit():
+    made = record.parser("ops", None, "1")
+    argv = ["--commit", "0123abc", "--heap", "default"]
+    found = record.start("ops", argv, record.parse(made, argv))
+    assert (found["commit"], found["heap"]) == ("0123abc", "default")
+    assert record.parse(made, []).heap == "kept"
+
+
+def test_the_folder_of_results_may_hold_files_of_other_tools(tmp_path):
+    (tmp_path / "ptxas.jsonl").write_text('{"kernel": "a"}\n')
+    record.append(tmp_path / "models.jsonl", [{"bench": "models", "run": "a"}])
+    assert record.read_folder(tmp_path) == [{"bench": "models", "run": "a"}]
+
+
 def test_table_aligns_and_keeps_every_cell():
     lines = record.table(["row", "a"], [["BN", "1.5"], ["IBN-b", "20"]]).splitlines()
     assert lines == ["| row   |   a |", "| ----- | --: |", "| BN    | 1.5 |", "| IBN-b |  20 |"]

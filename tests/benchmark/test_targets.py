@@ -3,7 +3,8 @@ import pytest
 from ibnvision.benchmark import targets
 
 SHARED = {
-    "bench": "ops", "quick": False, "device_type": "cpu", "device": "a processor", "threads": 1,
+    "bench": "ops", "op": "ibn_norm", "quick": False, "device_type": "cpu", "threads": 1,
+    "device": "a processor",
     "cache_bytes": 32 * 2**20, "dtype": "fp32", "launch": "launches", "metric": "time",
     "command": "ibnvision benchmark ops", "date": "2030-01-01T00:00:00", "commit": "abc",
 }  # fmt: skip
@@ -53,6 +54,13 @@ def test_the_newest_run_counts():
     assert found(records)["CPU forward, nchw: times eager, geometric mean"].value == pytest.approx(
         3
     )
+
+
+def test_other_operators_do_not_move_the_bars():
+    records = times("1", {"kernel": 1.0, "eager": 9.0})
+    records += times("1", {"kernel": 9.0, "eager": 1.0}, LARGE, op="detail_conv")
+    got = found(records)["CPU forward, nchw: times eager, geometric mean"]
+    assert got.value == pytest.approx(9.0)
 
 
 def test_kept_bytes_take_the_worst_case():

@@ -1,0 +1,152 @@
+"""Runs every operator on a device for the tools that watch: sanitizers and profilers.
+
+python benchmarks/gpu_cases.py check --device cuda      small cases, each result compared
+python benchmarks/gpu_cases.py once OP --shape 64,256,56,56 --dtype bf16 --format nchw
+    forward and backward of one case after a warm-up, between the profiler's start and stop;
+    with --trace it is torch's profiler that watches, and the kernels are printed as JSON lines.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ibnvision.benchmark.op_rows import DTYPES, FORMATS, OPS, Case
+from ibnvision.ops import ibn_norm, reference_ops, why_no_kernel
+from ibnvision.ops.ibn_norm import example_inputs
+from ibnvision.testing import assert_close
+
+Function = Callable[..., Tensor]
+
+
+def ibn_norm_cases() -> Iterator[tuple[str, Function, tuple]]:
+    """Groups that fit a block and groups that are split, aligned rows and odd ones, both passes."""
+    ways = [("none", False, True), ("relu", True, True), ("silu", True, True)]
+    ways += [("leaky_relu", False, False)]
+    cases = [
+        (shape, dtype, last)
+        for shape in ((3, 7, 5, 3), (1, 4, 200, 200), (4, 40, 9, 9))
+        for dtype in (torch.float32, torch.bfloat16)
+        for last in (False, True)
+    ]
+    cases += [((3, 7, 5, 3), dtype, False) for dtype in (torch.float16, torch.float64)]
+    for number, (shape, dtype, last) in enumerate(cases):
+        act, residual, training = ways[number % len(ways)]
+        made = example_inputs(*shape, dtype=dtype, channels_last=last, residual=residual)
+        for value in (*made[:5], made[8]):  # the image, the parameters, the residual
+            if value is not None:
+                value.requires_grad_()
+        layout = "channels_last" if last else "contiguous"
+
+        def call(*inputs: Tensor, act: str = act, training: bool = training) -> Tensor:
+            return ibn_norm(*inputs, act=act, training=training)  # type: ignore[arg-type]
+
+        yield f"ibn_norm {shape} {dtype} {layout} {act} training={training}", call, made
+
+
+CASES = {"ibn_norm": ibn_norm_cases}  # one row an operator: (name, function, CPU inputs)
+
+
+def results(function: Function, inputs: Sequence, device: str, dtype: torch.dtype) -> list[Tensor]:
+    """The result and every gradient asked for, computed on `device`, brought to the CPU.
+
+    Inputs are made on the CPU and copied: on a GPU our kernels are almost all that runs. float64
+    widens every floating-point input.
+    """
+    made = []
+    for value in inputs:
+        if torch.is_tensor(value):
+            wide = dtype if value.is_floating_point() and dtype == torch.float64 else value.dtype
+            leaf = value.detach().clone().to(wide).to(device)
+            value = leaf.requires_grad_(value.requires_grad)
+        made.append(value)
+    y = function(*made)
+    wanted = [v for v in made if torch.is_tensor(v) and v.requires_grad]
+    dy = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape).to(y.dtype)
+    gradients = torch.autograd.grad(y, wanted, dy.to(device))
+    return [t.detach().cpu() for t in (y, *gradients)]
+
+
+def check(device: str) -> int:
+    """Compare every case with its definition in float64; the number of cases."""
+    count = 0
+    for make in CASES.values():
+        for name, function, inputs in make():
+            dtype = inputs[0].dtype
+            got = results(function, inputs, device, dtype)
+            with reference_ops():
+                wanted = results(function, inputs, "cpu", torch.float64)
+            for value, true in zip(got, wanted, strict=True):
+                scale = max(1.0, float(true.abs().max()))
+                try:
+                    assert_close(value.double() / scale, true / scale, dtype)
+                except AssertionError as error:
+                    raise SystemExit(f"{name}: {error}") from error
+            count += 1
+    return count
+
+
+def once(case: Case, trace: bool) -> list[dict]:
+    """One forward and backward of a row's layer; what ran, where torch's profiler watches."""
+    x, dy = case.tensor(0).requires_grad_(), case.tensor(1)
+    layer = OPS[case.op].layer(case.shape).to(case.device)
+    leaves = [x, *layer.parameters()]
+
+    def work() -> None:
+        torch.autograd.grad(layer(x), leaves, dy)
+
+    cuda = case.device == "cuda"
+    for _ in range(3):
+        work()
+    if trace:
+        with torch.profiler.profile() as seen:
+            work()
+            torch.cuda.synchronize() if cuda else None
+        return [
+            {"kernel": event.name, "seconds": event.time_range.elapsed_us() / 1e6}
+            for event in seen.events()
+            if case.op in event.name and cuda == (event.device_type.name == "CUDA")
+        ]
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+    work()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
+    return []
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what is asked; 0 when every number was right."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("check")
+    one = verbs.add_parser("once")
+    one.add_argument("op", choices=sorted(OPS))
+    one.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), required=True)
+    one.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    one.add_argument("--format", choices=sorted(FORMATS), default="nchw")
+    one.add_argument("--trace", action="store_true")
+    args = parser.parse_args(argv)
+    for op in OPS:
+        reason = why_no_kernel(f"{op}_forward", torch.empty(0, device=args.device))
+        if reason:
+            raise SystemExit(f"{op} has no kernel on {args.device}: {reason}")
+    if args.verb == "check":
+        print(f"{check(args.device)} cases equal the definition")
+        return 0
+    case = Case(args.op, args.shape, args.dtype, args.format, args.device)
+    for row in once(case, args.trace):
+        print(json.dumps(row))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

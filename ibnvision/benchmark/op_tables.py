@@ -1,0 +1,100 @@
+"""The tables of `ibnvision benchmark ops`, in copies, from its records."""
+
+import math
+from collections.abc import Sequence
+
+from . import ceilings, measure, record
+from .op_rows import OPS, PASSES
+
+COLUMNS = ("kernel", "eager", "fallback", "compiled")  # and the rivals that were timed
+
+
+def tables(records: Sequence[record.Record]) -> str:
+    """Per dtype, format and launch: the backends in copies, and the kernel's advantage."""
+    times = [r for r in records if r["metric"] == "time"]
+    best = [r for r in records if r["metric"] == "ceiling"]
+    parts = [f"Ceilings: {ceilings.text(best)}."] if best else []
+    for key in sorted({_key(r) for r in times}):
+        op, dtype, form, launch = key
+        group = [r for r in times if _key(r) == key]
+        cuda = group[0]["device_type"] == "cuda"
+        rivals = [name for name in OPS[op].rivals if _timed(name, group)]
+        columns = [*COLUMNS, *rivals]
+        header = ["pass, shape", "kernel ms", *(f"{name}, copies" for name in columns)]
+        header += ["eager / kernel", "compiled / kernel"]
+        header += ["% of copy bandwidth"] if cuda else []
+        rows = []
+        for name in PASSES:
+            cases: dict[tuple, dict[str, float]] = {}
+            for r in group:
+                if r["pass"] == name:
+                    cases.setdefault(tuple(r["shape"]), {})[r["backend"]] = r["value"]
+            traffic = OPS[op].traffic.get(name, math.nan) if cuda else None
+            rows += [_row(f"{name} {s}", v, columns, traffic) for s, v in cases.items()]
+            if len(cases) > 1:
+                title = f"{name}, geometric mean"
+                rows.append(_mean_row(title, list(cases.values()), columns, traffic))
+        title = f"{op}, {dtype}, {form}" + (
+            f", {launch}" if cuda else f", {group[0]['threads']} thread(s)"
+        )
+        parts.append(f"**{title}**\n\n{record.table(header, rows)}")
+    kept = [r for r in records if r["metric"] == "kept"]
+    if kept:
+        parts.append(_kept_table(kept))
+    return "\n\n".join(parts)
+
+
+def _key(r: record.Record) -> tuple[str, ...]:
+    return r["op"], r["dtype"], r["format"], r["launch"]
+
+
+def _timed(backend: str, group: Sequence[record.Record]) -> bool:
+    return any(r["backend"] == backend for r in group)
+
+
+def _ratio(values: dict[str, float], top: str, bottom: str) -> float:
+    return values[top] / values[bottom] if {top, bottom} <= set(values) else math.nan
+
+
+def _numbers(
+    values: dict[str, float], columns: Sequence[str], traffic: float | None
+) -> list[float]:
+    numbers = [_ratio(values, name, "copy") for name in columns]
+    numbers += [_ratio(values, name, "kernel") for name in ("eager", "compiled")]
+    if traffic is not None:
+        numbers.append(100 * traffic / 2 * _ratio(values, "copy", "kernel"))
+    return numbers
+
+
+def _row(
+    title: str, values: dict[str, float], columns: Sequence[str], traffic: float | None
+) -> list[str]:
+    numbers = _numbers(values, columns, traffic)
+    return [title, _number(values.get("kernel", math.nan)), *map(_number, numbers)]
+
+
+def _mean_row(
+    title: str, cases: list[dict[str, float]], columns: Sequence[str], traffic: float | None
+) -> list[str]:
+    numbers = zip(*(_numbers(values, columns, traffic) for values in cases), strict=True)
+    return [title, "", *(_number(measure.geometric_mean(column)) for column in numbers)]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _kept_table(kept: list[record.Record]) -> str:
+    cases: dict[tuple, dict[str, float]] = {}
+    for r in kept:
+        key = (r["op"], r["dtype"], r["format"], r["pass"], tuple(r["shape"]))
+        cases.setdefault(key, {})[r["backend"]] = r["value"]
+    rows = [
+        [f"{op} {dtype} {form} {part} {shape}"]
+        + [f"{v[b] / 2**20:.1f}" if b in v else "-" for b in ("kernel", "eager")]
+        + [_number(_ratio(v, "kernel", "eager"))]
+        for (op, dtype, form, part, shape), v in cases.items()
+    ]
+    return "**Kept for the backward**\n\n" + record.table(
+        ["tensor", "kernel MiB", "eager MiB", "kernel / eager"], rows
+    )
