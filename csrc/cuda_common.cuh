@@ -1,17 +1,25 @@
 // What every CUDA kernel shares: launches, shared memory, 128-bit vectors, conversions, divisions.
-// Plain CUDA under nvcc; with CUDA_ON_CPU the host compiler reads it over tests/cuda_on_cpu.
+// Plain CUDA under nvcc; with CUDA_ON_CPU the host compiler reads it over tests/cuda_on_cpu, which
+// knows CUDA's own barriers, shuffles, votes, atomicAdd and __ldg by their names. Tensor cores and
+// asynchronous copies are in cuda_tensor_core.cuh.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #ifdef CUDA_ON_CPU
 #include "emulator.h"
 #else
 #include <cuda_runtime.h>
-#define SHARED_ARRAY(type, name, size) __shared__ type name[size]
+// Shared arrays begin at a multiple of 16 bytes.
+#define SHARED_ARRAY(type, name, size) __shared__ __align__(16) type name[size]
 #define DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char name##_storage[]; \
   type* const name = reinterpret_cast<type*>(name##_storage)
+// Till the end of its scope lanes of one warp mean to touch the same shared memory without a
+// barrier: for the emulator's race detector.
+#define WARP_SYNCHRONOUS() static_cast<void>(0)
 #endif
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -20,6 +28,15 @@ namespace cuda_common {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
+#ifndef CUDA_ON_CPU
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // else the next check of anybody would report it again
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+#endif
+
+// Throws std::runtime_error if the kernel cannot be launched.
 template <typename... Parameters, typename... Given>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
             cudaStream_t stream, const Given&... given) {
@@ -27,15 +44,16 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic
   emulator::launch(grid, block, dynamic_shared_bytes, [=] { kernel(given...); });
 #else
   if (dynamic_shared_bytes > 48 * 1024) {  // more has to be asked for
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(dynamic_shared_bytes));
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(dynamic_shared_bytes)),
+          "dynamic shared memory of a kernel");
   }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = dynamic_shared_bytes;
   config.stream = stream;
-  cudaLaunchKernelEx(&config, kernel, given...);
+  check(cudaLaunchKernelEx(&config, kernel, given...), "launch of a kernel");
 #endif
 }
 
@@ -46,8 +64,9 @@ inline size_t shared_bytes_for_two() {
   return emulator::settings().shared_bytes;
 #else
   int device = 0, bytes = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+        "shared memory of the device");
   constexpr int kReserved = 2048;  // what the system and static arrays take of each block
   return bytes > 2 * kReserved ? static_cast<size_t>(bytes / 2 - kReserved) : 0;
 #endif
@@ -58,7 +77,7 @@ inline void fill_zero(void* memory, size_t bytes, cudaStream_t stream) {
 #ifdef CUDA_ON_CPU
   std::memset(memory, 0, bytes);
 #else
-  cudaMemsetAsync(memory, 0, bytes, stream);
+  check(cudaMemsetAsync(memory, 0, bytes, stream), "fill with zeros");
 #endif
 }
 
