@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 
 from ibnvision.benchmark.op_rows import DTYPES, FORMATS, OPS, Case
-from ibnvision.ops import ibn_norm, reference_ops, why_no_kernel
+from ibnvision.ops import (
+    content_guided_attention,
+    detail_conv,
+    ibn_norm,
+    reference_ops,
+    why_no_kernel,
+)
+from ibnvision.ops.content_guided_attention import (
+    example_inputs as content_guided_attention_inputs,
+)
+from ibnvision.ops.detail_conv import example_inputs as detail_conv_inputs
 from ibnvision.ops.ibn_norm import example_inputs
 from ibnvision.testing import assert_close
 
@@ -47,7 +57,44 @@ def ibn_norm_cases() -> Iterator[tuple[str, Function, tuple]]:
         yield f"ibn_norm {shape} {dtype} {layout} {act} training={training}", call, made
 
 
-CASES = {"ibn_norm": ibn_norm_cases}  # one row an operator: (name, function, CPU inputs)
+def content_guided_attention_cases() -> Iterator[tuple[str, Function, tuple]]:
+    """Tiles at every border of an image, aligned channels and odd ones, both passes."""
+    for shape in ((2, 8, 33, 18), (1, 37, 9, 35)):
+        for number, dtype in enumerate((torch.float32, torch.bfloat16, torch.float64)):
+            for last in (False, True):
+                kind = ("residual", "mixup", "gate")[number]
+                made = content_guided_attention_inputs(
+                    *shape, kind=kind, dtype=dtype, channels_last=last
+                )
+                for value in made:
+                    if value is not None:
+                        value.requires_grad_()
+                layout = "channels_last" if last else "contiguous"
+                name = f"content_guided_attention {shape} {dtype} {layout} {kind}"
+                yield name, content_guided_attention, made
+
+
+def detail_conv_cases() -> Iterator[tuple[str, Function, tuple]]:
+    """Part of a block of pairs, several blocks, both formats of the weights, both passes."""
+    for out, wide in ((5, 7), (3, 150)):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            for last in (False, True):
+                made = detail_conv_inputs(1, wide, 4, 4, out=out, dtype=dtype, channels_last=last)
+                for value in made:
+                    value.requires_grad_()
+
+                def call(*inputs: Tensor) -> Tensor:
+                    return detail_conv(*inputs, central_theta=0.7, angular_theta=0.3)
+
+                layout = "channels_last" if last else "contiguous"
+                yield f"detail_conv {out}x{wide} {dtype} {layout}", call, made
+
+
+CASES = {
+    "content_guided_attention": content_guided_attention_cases,
+    "detail_conv": detail_conv_cases,
+    "ibn_norm": ibn_norm_cases,
+}  # one row an operator: (name, function, CPU inputs)
 
 
 def results(function: Function, inputs: Sequence, device: str, dtype: torch.dtype) -> list[Tensor]:

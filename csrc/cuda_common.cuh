@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "common.h"
+
 #ifdef CUDA_ON_CPU
 #include "emulator.h"
 #else
@@ -79,6 +81,21 @@ inline void fill_zero(void* memory, size_t bytes, cudaStream_t stream) {
 #else
   check(cudaMemsetAsync(memory, 0, bytes, stream), "fill with zeros");
 #endif
+}
+
+// Calls function(a value of the type).
+template <typename Function>
+auto with_dtype(ibnvision::Dtype dtype, const Function& function) {
+  switch (dtype) {
+    case ibnvision::Dtype::float16:
+      return function(__half{});
+    case ibnvision::Dtype::bfloat16:
+      return function(__nv_bfloat16{});
+    case ibnvision::Dtype::float64:
+      return function(double{});
+    default:
+      return function(float{});
+  }
 }
 
 // Sums and statistics of scalar_t are float, for double double.

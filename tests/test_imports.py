@@ -15,7 +15,7 @@ FLOORS = {
     "_build": ("", ""),
     "ops": ("_build", "torch"),
     "layers": ("ops", "torch timm"),
-    "models": ("layers", "torch torchvision timm segmentation_models_pytorch"),
+    "models": ("layers", "torch torchvision timm segmentation_models_pytorch numpy"),
     "__init__": ("models layers ops _version", "timm"),
     "methods": ("layers ops", "torch"),
     "metrics": ("", "torch numpy torchmetrics faster_coco_eval"),

@@ -3,10 +3,12 @@
 #pragma once
 #include <cstdint>
 
+#include "../common.h"
+
 namespace ibn_norm {
 
 enum class Act : int32_t { none = 0, relu = 1, leaky_relu = 2, silu = 3 };
-enum class Dtype : int32_t { float32 = 0, float16 = 1, bfloat16 = 2, float64 = 3 };
+using ibnvision::Dtype;
 
 struct Args {
   // activations, [N, C, S] or, channels_last, [N, S, C]; type scalar_t = dtype

@@ -1,57 +1,22 @@
 // Tensors to Args and outputs, for every device. Contract: ibnvision/ops/ibn_norm.py, whose entry
 // has checked its arguments; here only what would read or write out of bounds is checked again.
 #pragma once
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "../binding_common.h"
 #include "ibn_norm.h"
 
 namespace ibn_norm {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-inline bool is_channels_last(const Tensor& x) {  // and not also contiguous
-  if (x.is_contiguous()) return false;
-  int64_t stride = x.size(1);
-  if (x.size(1) != 1 && x.stride(1) != 1) return false;
-  for (int64_t axis = x.dim() - 1; axis != 0; axis = axis == 2 ? 0 : axis - 1) {
-    if (x.size(axis) != 1 && x.stride(axis) != stride) return false;
-    stride *= x.size(axis);
-  }
-  return x.size(0) == 1 || x.stride(0) == stride;
-}
-
-inline Tensor dense(const Tensor& x) {
-  return x.is_contiguous() || is_channels_last(x) ? x : torch::stable::contiguous(x);
-}
-
-inline Dtype dtype_code(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::float32;
-    case ScalarType::Half:
-      return Dtype::float16;
-    case ScalarType::BFloat16:
-      return Dtype::bfloat16;
-    case ScalarType::Double:
-      return Dtype::float64;
-    default:
-      STD_TORCH_CHECK(false, "ibn_norm has no kernel for the dtype of x");
-  }
-}
-
-inline ScalarType statistics_dtype(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
+using ibnvision::dense;
+using ibnvision::dtype_code;
+using ibnvision::is_channels_last;
+using ibnvision::OptionalTensor;
+using ibnvision::ScalarType;
+using ibnvision::statistics_dtype;
+using ibnvision::Tensor;
 
 // The address of an optional tensor of `count` values of type `dtype`.
 inline void* address(const OptionalTensor& t, int64_t count, ScalarType dtype, const char* name) {
@@ -88,7 +53,7 @@ inline Args make_args(const Tensor& x, const OptionalTensor& residual,
   a.instance_last = layout.instance_last, a.residual_first = layout.residual_first;
   a.batch_group = a.N;
   a.eps = eps, a.slope = slope;
-  a.dtype = dtype_code(x), a.act = static_cast<Act>(act);
+  a.dtype = dtype_code(x, "ibn_norm"), a.act = static_cast<Act>(act);
   a.batch_stats = batch_stats, a.channels_last = is_channels_last(x);
   const ScalarType dtype = statistics_dtype(x);
   const int64_t batch = a.C - a.instance_channels;

@@ -5,9 +5,7 @@
 
 namespace ibn_norm {
 
-// Calls body(context, begin, end) so that the parts cover [0, count) once, on the caller's threads.
-using Body = void (*)(void* context, int64_t begin, int64_t end);
-using Parallel = void (*)(int64_t count, void* context, Body body);
+using ibnvision::Parallel;
 
 #define IBN_NORM_DECLARE(isa)                         \
   namespace isa {                                     \

@@ -6,19 +6,12 @@
 
 namespace ibn_norm {
 
-namespace {
-void on_torch_threads(int64_t count, void* context, Body body) {
-  torch::stable::parallel_for(0, count, 1,
-                              [=](int64_t begin, int64_t end) { body(context, begin, end); });
-}
-}  // namespace
-
 void ibn_norm_forward_cpu(const Args& args) {
-  IBNVISION_CPU_KERNEL(forward)(args, on_torch_threads);
+  IBNVISION_CPU_KERNEL(forward)(args, ibnvision::on_torch_threads);
 }
 
 void ibn_norm_backward_cpu(const Args& args) {
-  IBNVISION_CPU_KERNEL(backward)(args, on_torch_threads);
+  IBNVISION_CPU_KERNEL(backward)(args, ibnvision::on_torch_threads);
 }
 
 }  // namespace ibn_norm

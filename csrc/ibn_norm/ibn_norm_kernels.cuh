@@ -223,19 +223,4 @@ void run(const Args& args, bool backward, cudaStream_t stream) {
   }
 }
 
-// Calls `function` with a value of the type of args.x.
-template <typename Function>
-auto with_dtype(Dtype dtype, const Function& function) {
-  switch (dtype) {
-    case Dtype::float16:
-      return function(__half{});
-    case Dtype::bfloat16:
-      return function(__nv_bfloat16{});
-    case Dtype::float64:
-      return function(double{});
-    default:
-      return function(float{});
-  }
-}
-
 }  // namespace ibn_norm

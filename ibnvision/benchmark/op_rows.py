@@ -4,9 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibnvision.layers import IBNAct2d
+from ibnvision.ops import content_guided_attention
+
+from .fold_rows import Fold, IndexFold
 
 Shape = tuple[int, ...]
 Make = Callable[[Shape], nn.Module]  # a module of one tensor, for its shape
@@ -35,6 +39,37 @@ class OfficialIBN(nn.Module):
         return self.act(y if residual is None else y + residual)
 
 
+class PixelAttention(nn.Module):
+    """The gate of content-guided attention with its two attentions as parameters."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        images, channels, *space = shape
+        self.ca = nn.Parameter(torch.randn(images, channels, 1, 1) / 2)
+        self.sa = nn.Parameter(torch.randn(images, 1, *space) / 2)
+        self.weight = nn.Parameter(torch.randn(channels, 2, 7, 7) / 20)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x, residual: of the shape."""
+        return content_guided_attention(x, self.ca, self.sa, self.weight, self.bias, residual)
+
+
+class OfficialPixelAttention(PixelAttention):
+    """The published form in PyTorch's own operators, in the dtype of x.
+
+    Source: sections 3.2 and 3.3 of https://arxiv.org/abs/2301.04805.
+    """
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x, residual: of the shape."""
+        ca, sa, weight, bias = (p.to(x.dtype) for p in (self.ca, self.sa, self.weight, self.bias))
+        pairs = torch.stack((x, ca + sa), 2).flatten(1, 2)
+        padded = F.pad(pairs, (3, 3, 3, 3), mode="reflect")
+        y = x * torch.sigmoid(F.conv2d(padded, weight, bias, groups=x.shape[1]))
+        return y if residual is None else y + residual
+
+
 @dataclass(frozen=True)
 class Op:
     """One row: our layer, the published one with the same state-dict keys, and shapes of models.
@@ -53,9 +88,23 @@ class Op:
     rate: str  # the matrix product's dtype whose unit does these operations
     rivals: Mapping[str, Make] = field(default_factory=dict)
     formats: tuple[str, ...] = tuple(FORMATS)
+    # what is kept for the backward is counted for calls of this many tensors of the shape
+    kept: Mapping[str, int] = field(default_factory=lambda: {"norm+act": 1, "norm+residual+act": 2})
 
 
 OPS = {
+    "content_guided_attention": Op(
+        layer=PixelAttention,
+        official=OfficialPixelAttention,
+        cpu_shapes=((1, 128, 64, 64), (1, 64, 128, 128), (8, 128, 32, 32)),
+        cuda_shapes=((1, 128, 64, 64), (16, 128, 64, 64), (16, 64, 128, 128)),
+        quick_shapes=((1, 32, 16, 16),),
+        # forward: 1 read + 1 write; backward: x and dy, dx
+        traffic={"forward": 2.0, "forward+backward": 5.0, "eval": 2.0},
+        # 98 taps, bias, sigmoid 4, gate 1; backward: the taps again, turned, and their gradients
+        flops={"forward": 202, "forward+backward": 202 + 3 * 196 + 8, "eval": 202},
+        rate="fp32",
+    ),
     "ibn_norm": Op(
         layer=lambda shape: IBNAct2d(shape[1], inplace=False),
         official=lambda shape: OfficialIBN(shape[1]),
@@ -70,7 +119,21 @@ OPS = {
         rate="fp32",
         # all channels by the batch: another function, at the price that BN has (cuDNN on a GPU)
         rivals={"batch norm": lambda shape: nn.Sequential(nn.BatchNorm2d(shape[1]), nn.ReLU())},
-    )
+    ),
+    "detail_conv": Op(  # the fold alone; the tensor is the vanilla weight, 9 of a pair's 33 numbers
+        layer=Fold,
+        official=IndexFold,
+        cpu_shapes=((64, 64, 3, 3), (128, 128, 3, 3)),
+        cuda_shapes=((64, 64, 3, 3), (128, 128, 3, 3), (1024, 1024, 3, 3)),
+        quick_shapes=((16, 16, 3, 3),),
+        # 33 read and 9 written; then 9 read and the 24 of the difference branches written
+        traffic={"forward": 42 / 9, "forward+backward": 75 / 9, "eval": 42 / 9},
+        # forward: centre 10, circle 18, sums 30; backward: centre 18, circle 18, lines 6
+        flops={"forward": 58 / 9, "forward+backward": 100 / 9, "eval": 58 / 9},
+        rate="fp32",
+        formats=("nchw",),
+        kept={},
+    ),
 }
 
 

@@ -128,13 +128,13 @@ def kept_bytes(call: Callable[..., Tensor], *inputs: Tensor) -> int:
 
 
 def kept_records(case: Case, common: record.Record) -> list[record.Record]:
-    """Kept bytes of the norm and the activation, without and with a residual."""
+    """Kept bytes of the row's calls; for a norm: without and with a residual."""
     op = OPS[case.op]
     x, residual = case.tensor(0).requires_grad_(), case.tensor(1).requires_grad_()
     modules = {"eager": op.official(case.shape).to(case.device)}
     if not why_no_kernel(f"{case.op}_forward", x):
         modules["kernel"] = op.layer(case.shape).to(case.device)
-    parts = {"norm+act": (x,), "norm+residual+act": (x, residual)}
+    parts = {name: (x, residual)[:count] for name, count in op.kept.items()}
     return [
         common
         | {"metric": "kept", "backend": backend, "pass": part, "launch": "launches"}

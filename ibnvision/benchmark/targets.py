@@ -8,7 +8,7 @@ from . import measure, record
 from .op_rows import OPS
 
 Records = Sequence[record.Record]
-OP = "ibn_norm"  # the operator whose speed the bars judge
+OP = "ibn_norm"  # the operator whose speed most bars judge
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def _ratios(records: Records, top: str, bottom: str, **where: str) -> dict[tuple
     return {k: v[top] / v[bottom] for k, v in cases.items() if {top, bottom} <= set(v)}
 
 
-def faster(top: str, bottom: str, device: str, **where: str) -> Callable[[Records], float]:
+def faster(
+    top: str, bottom: str, device: str, op: str = OP, **where: str
+) -> Callable[[Records], float]:
     """How many times faster `bottom` is: geometric mean over shapes, the least over all else.
 
     On the CPU it counts one thread only.
@@ -62,17 +64,19 @@ def faster(top: str, bottom: str, device: str, **where: str) -> Callable[[Record
 
     def value(records: Records) -> float:
         groups: dict[tuple, list[float]] = {}
-        for key, ratio in _ratios(_judged(records, device), top, bottom, **where).items():
+        for key, ratio in _ratios(_judged(records, device, op), top, bottom, **where).items():
             groups.setdefault(key[:3], []).append(ratio)
         return min(map(measure.geometric_mean, groups.values()), default=math.nan)
 
     return value
 
 
-def least(top: str, bottom: str, device: str, **where: str) -> Callable[[Records], float]:
+def least(
+    top: str, bottom: str, device: str, op: str = OP, **where: str
+) -> Callable[[Records], float]:
     """As `faster`, but the least single case."""
     return lambda records: min(
-        _ratios(_judged(records, device), top, bottom, **where).values(), default=math.nan
+        _ratios(_judged(records, device, op), top, bottom, **where).values(), default=math.nan
     )
 
 
@@ -131,13 +135,13 @@ def stored(metric: str, device: str | None = None, **where: str) -> Callable[[Re
     return value
 
 
-def _judged(records: Records, device: str) -> Records:
+def _judged(records: Records, device: str, op: str = OP) -> Records:
     return [
         r
         for r in records
         if r["device_type"] == device
         and (device == "cuda" or r["threads"] == 1)
-        and r.get("op", OP) == OP
+        and r.get("op", op) == op
     ]
 
 
@@ -161,6 +165,9 @@ def _cpu_targets() -> Iterable[Target]:
         bar = 1.4 if form == "nchw" else 1.7
         text = f"CPU forward, {form}: copies, tensor larger than the cache"
         yield Target("ops", text, bar, False, "copies", copies(form))
+    fold = least("eager", "kernel", "cpu", "detail_conv", **{"pass": "forward+backward"})
+    text = "CPU fold of detail_conv with backward: times index assignments, worst shape"
+    yield Target("ops", text, 5, True, "x", fold)
     yield Target("ops", "kept for the backward, share of eager's, worst", 0.5, False, "x", kept)
     step = "CPU training step, resnet50_ibn_a"
     for form, bar in (("nchw", 0.95), ("channels_last", 1.0)):

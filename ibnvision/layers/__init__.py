@@ -1,16 +1,28 @@
 """Layers: modules that own the parameters of the operators, and conversions to them."""
 
+from ._conversion import Conversion
 from ._fusion import with_act
-from .convert import Conversion, convert_to_ibn, fuse_norm_act
+from .content_guided_attention import CGA, CGAFusion
+from .convert import convert_to_ibn, fuse_norm_act
+from .convert_deconv import convert_to_deconv, reparameterize
+from .dea import DEAB, DEB
+from .detail_conv import DEConv
 from .ibn_norm import IBN, BatchNormAct2d, IBNAct2d, InstanceNormAct2d
 
 __all__ = [
+    "CGA",
+    "DEAB",
+    "DEB",
     "IBN",
     "BatchNormAct2d",
+    "CGAFusion",
     "Conversion",
+    "DEConv",
     "IBNAct2d",
     "InstanceNormAct2d",
+    "convert_to_deconv",
     "convert_to_ibn",
     "fuse_norm_act",
+    "reparameterize",
     "with_act",
 ]

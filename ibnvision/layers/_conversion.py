@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -13,12 +13,17 @@ from .ibn_norm import IBN
 class Row:
     """One changed norm. name is its place in the model; the channel counts are those of `now`."""
 
+    HEAD: ClassVar[tuple[str, ...]] = ("name", "was", "is", "IN", "BN", "note")
     name: str
     was: str
     now: str
     instance_channels: int
     batch_channels: int
     note: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        counts = (str(self.instance_channels), str(self.batch_channels))
+        return (self.name, self.was, self.now, *counts, self.note)
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,13 @@ class Conversion:
     """What was changed in a model, as a table (`str`, `rows`), and the way back (`undo`)."""
 
     model: nn.Module
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)  # of one class with HEAD and cells()
     _steps: list[_Step] = field(default_factory=list, repr=False)
 
     def __str__(self) -> str:
-        head = ("name", "was", "is", "IN", "BN", "note")
-        body = [
-            (r.name, r.was, r.now, str(r.instance_channels), str(r.batch_channels), r.note)
-            for r in self.rows
-        ]
+        if not self.rows:
+            return "nothing was changed"
+        head, body = self.rows[0].HEAD, [row.cells() for row in self.rows]
         widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
         lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *body))
         return "\n".join(lines)

@@ -1,20 +1,27 @@
 """Models: names registered in timm, and a segmenter over any feature backbone."""
 
-from . import densenet_ibn, resnet_ibn
+from . import dea_net, densenet_ibn, resnet_ibn
 from .checkpoint import checkpoint_filter_fn, load_weights
+from .dea_net import DEANet, from_weights
 from .densenet_ibn import DenseNetIBN
 from .resnet_ibn import ResNetIBN
 from .segmenter import HEADS, Segmenter, create_segmenter
 
-NAMES = tuple(sorted(cfg for module in (densenet_ibn, resnet_ibn) for cfg in module.default_cfgs))
+CLASSIFIERS = tuple(sorted({**densenet_ibn.default_cfgs, **resnet_ibn.default_cfgs}))
+RESTORERS = tuple(sorted(dea_net.default_cfgs))
+NAMES = (*CLASSIFIERS, *RESTORERS)
 
 __all__ = [
+    "CLASSIFIERS",
     "HEADS",
     "NAMES",
+    "RESTORERS",
+    "DEANet",
     "DenseNetIBN",
     "ResNetIBN",
     "Segmenter",
     "checkpoint_filter_fn",
     "create_segmenter",
+    "from_weights",
     "load_weights",
 ]

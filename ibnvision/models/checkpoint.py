@@ -10,11 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm.models
+import torch
 from torch import Tensor, nn
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "net", "weights")
 _PREFIXES = ("_orig_mod.", "module.")
+# training scripts leave numbers of NumPy beside the weights, under the names of either version
+_NUMBERS: list[Any] = [
+    (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
+] + [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64"))]
 _EARLY_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
@@ -45,14 +51,16 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
 
     Args:
         state_dict: a state dict or a dict around one.
-        model: the network it shall fill; only its keys are read.
+        model: the network it shall fill; only its keys are read, but one that has a folded form is
+            folded if the weights are.
 
     Raises:
         ValueError: keys are missing or unexpected, each kind listed.
     """
-    while (wrapper := next((k for k in _WRAPPERS if _is_dict(state_dict, k)), None)) is not None:
-        state_dict = state_dict[wrapper]
-    state = {_official(key): value for key, value in state_dict.items()}
+    state = _unwrapped(state_dict)
+    match_form = getattr(model, "match_form", None)  # of a network with a folded form
+    if match_form is not None:
+        state = match_form(state)
 
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = tuple(f"{n}." for n in ([classifier] if isinstance(classifier, str) else classifier))
@@ -67,8 +75,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
                 "; the weights are of a network without IBN: load them there, then convert_to_ibn"
             )
         raise ValueError(
-            f"state_dict must hold the keys of {type(model).__name__}; missing {_some(missing)}, "
-            f"unexpected {_some(unexpected)}{hint}"
+            f"state_dict must hold the keys of {type(model).__name__}; missing {some(missing)}, "
+            f"unexpected {some(unexpected)}{hint}"
         )
     return state
 
@@ -84,18 +92,36 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         FileNotFoundError: no such file.
         ValueError: the file cannot be read, or its keys or shapes are not those of model.
     """
+    fill(model, read_weights(path), path)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a weights file of any form, under plain keys; raises as load_weights."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"path must be a weights file, found none at {str(path)!r}")
     try:
-        state = timm.models.load_state_dict(str(path), weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            state = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen types for a damaged file
         raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"weights file {str(path)!r} must hold a dict, got {type(state).__name__}")
+    return _unwrapped(state)
+
+
+def fill(model: nn.Module, state: Mapping[str, Any], path: str | Path) -> None:
+    """Load `state`, of any form, into model; ValueError naming the file at `path` if not whole."""
     try:
         model.load_state_dict(checkpoint_filter_fn(state, model), strict=True)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"weights file {str(path)!r} does not fit: {error}") from error
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ValueError(f"weights file {str(path)!r} does not fit: {some(lines)}") from error
+
+
+def _unwrapped(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    while (wrapper := next((k for k in _WRAPPERS if _is_dict(state, k)), None)) is not None:
+        state = state[wrapper]
+    return {_official(key): value for key, value in state.items()}
 
 
 def _is_dict(state_dict: Mapping[str, Any], key: str) -> bool:
@@ -108,6 +134,7 @@ def _official(key: str) -> str:
     return _EARLY_DENSENET.sub(r"\1\2.", key)
 
 
-def _some(keys: list[str], limit: int = 6) -> str:
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return (", ".join(keys[:limit]) or "none") + more
+def some(found: list[str], limit: int = 6) -> str:
+    """The first few of what is listed, in words, and how many more there are."""
+    more = f" and {len(found) - limit} more" if len(found) > limit else ""
+    return (", ".join(found[:limit]) or "none") + more

@@ -182,6 +182,14 @@ def _no_double_backward(ctx: Any, *grads: Any) -> None:
     raise RuntimeError("the kernels have no double backward; use ibnvision.ops.reference_ops()")
 
 
+def register_entry(name: str, entry: Callable[..., Any]) -> None:
+    """Register the Python body of the composite operator `name`."""
+    lib.impl(name, entry, "CompositeImplicitAutograd")
+    lib.impl(name, entry, "FuncTorchBatched")  # else vmap fails
+    packet = getattr(torch.ops.ibnvision, name)
+    _bodies[packet] = _bodies[packet.default] = entry
+
+
 def register(
     name: str,
     *,
@@ -190,18 +198,19 @@ def register(
     setup_context: Callable[..., None],
     fake_forward: Callable[..., Any],
     fake_backward: Callable[..., Any],
+    double_backward: Callable[..., Any] = _no_double_backward,
+    setup_double: Callable[..., None] | None = None,
 ) -> None:
     """Register the composite `name` and the kernel operators `name_forward`, `name_backward`."""
-    lib.impl(name, entry, "CompositeImplicitAutograd")
-    lib.impl(name, entry, "FuncTorchBatched")  # else vmap fails
+    register_entry(name, entry)
     _names.append(name)
-    packet = getattr(torch.ops.ibnvision, name)
-    _bodies[packet] = _bodies[packet.default] = entry
     forward_op, backward_op = f"ibnvision::{name}_forward", f"ibnvision::{name}_backward"
     torch.library.register_fake(forward_op, fake_forward, lib=lib)
     torch.library.register_fake(backward_op, fake_backward, lib=lib)
     torch.library.register_autograd(forward_op, backward, setup_context=setup_context, lib=lib)
-    torch.library.register_autograd(backward_op, _no_double_backward, lib=lib)
+    torch.library.register_autograd(
+        backward_op, double_backward, setup_context=setup_double, lib=lib
+    )
 
 
 def _digest() -> str:

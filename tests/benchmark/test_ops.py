@@ -13,7 +13,8 @@ KERNEL = not why_no_kernel("ibn_norm_forward", torch.empty(0))
 def quick(tmp_path_factory):
     path = tmp_path_factory.mktemp("ops") / "ops.jsonl"
     threads = torch.get_num_threads()
-    assert ops.main(["--quick", "--no-compile", "--repeats", "2", "--out", str(path)]) == 0
+    options = ["--op", "ibn_norm", "--no-compile", "--repeats", "2", "--out", str(path)]
+    assert ops.main(["--quick", *options]) == 0
     assert torch.get_num_threads() == threads
     return record.read(path)
 
@@ -66,6 +67,23 @@ def test_kept_bytes_count_a_storage_once():
     x = torch.randn(4, 64, 8, 8, requires_grad=True)
     assert ops.kept_bytes(lambda t: t * t, x) == 4 * x.numel()
     assert ops.kept_bytes(lambda t: t * t.exp(), x) == 2 * 4 * x.numel()
+
+
+def test_fold_row_is_measured_against_index_assignments(tmp_path):
+    path = tmp_path / "ops.jsonl"
+    options = ["--op", "detail_conv", "--no-compile", "--repeats", "2", "--out", str(path)]
+    assert ops.main(["--quick", *options]) == 0
+    records = record.read(path)
+    assert {r["metric"] for r in records} == {"ceiling", "time"}
+    timed = [r for r in records if r["metric"] == "time"]
+    names = ["eager", "fallback", "copy"] + ["kernel"] * KERNEL
+    assert {(r["backend"], r["pass"]) for r in timed} == {
+        (b, p) for b in names for p in op_rows.PASSES
+    }
+    for r in timed:
+        if r["backend"] != "copy":
+            moved = {"forward": 42, "forward+backward": 75, "eval": 42}[r["pass"]]
+            assert r["bytes"] == pytest.approx(4 * moved * 16 * 16)
 
 
 def test_official_layer_is_what_it_says():

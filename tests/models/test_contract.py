@@ -1,4 +1,4 @@
-"""What timm and its users expect of a model, for every name; six names in a quick run."""
+"""What timm and its users expect of a model, for every classifier; six names in a quick run."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import ibnvision
-from ibnvision.models import NAMES
+from ibnvision.models import CLASSIFIERS
 from ibnvision.models.resnet_ibn import FusedBlock
 from ibnvision.ops import reference_ops
 from ibnvision.testing import assert_close
@@ -57,7 +57,7 @@ PARAMETERS |= {
 }
 
 every_name = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CLASSIFIERS]
 )
 
 
@@ -99,23 +99,23 @@ def is_densenet(name: str) -> bool:
 
 
 def test_names_and_counts_are_the_published_ones():
-    assert set(NAMES) == set(PARAMETERS)
-    for name in NAMES:
+    assert set(CLASSIFIERS) == set(PARAMETERS)
+    for name in CLASSIFIERS:
         model = ibnvision.create_model(name, device="meta")
         assert model.pretrained_cfg["architecture"] == name
         assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name], name
 
 
 def test_no_name_hides_one_of_timm():
-    files = {timm.models.model_entrypoint(name).__module__ for name in NAMES}
+    files = {timm.models.model_entrypoint(name).__module__ for name in CLASSIFIERS}
     assert files == {"ibnvision.models.resnet_ibn", "ibnvision.models.densenet_ibn"}
     ours = set(timm.list_models(module="resnet_ibn")) | set(timm.list_models(module="densenet_ibn"))
-    assert ours == set(NAMES)
+    assert ours == set(CLASSIFIERS)
     timm_functions = {
         n for module in (timm.models.resnet, timm.models.densenet) for n in dir(module)
     }
     assert not ours & timm_functions
-    assert not [n for n in NAMES if hasattr(timm.models, n)]
+    assert not [n for n in CLASSIFIERS if hasattr(timm.models, n)]
 
 
 @pytest.mark.parametrize("name", ["resnet18_ibn_b", "resnext101_ibn_a", "densenet169_ibn_a"])
@@ -127,7 +127,7 @@ def test_published_weights_are_found_by_name(name):
 
 
 def test_twelve_networks_have_weights():
-    assert len([name for name in NAMES if timm.get_pretrained_cfg(name).has_weights]) == 12
+    assert len([name for name in CLASSIFIERS if timm.get_pretrained_cfg(name).has_weights]) == 12
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):
         ibnvision.create_model("resnet152_ibn_a", pretrained=True)
 

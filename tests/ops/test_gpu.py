@@ -8,7 +8,11 @@ import functools
 import pytest
 import torch
 
-from ibnvision.ops import ibn_norm
+from ibnvision.ops import content_guided_attention, detail_conv, ibn_norm
+from ibnvision.ops.content_guided_attention import (
+    example_inputs as content_guided_attention_inputs,
+)
+from ibnvision.ops.detail_conv import example_inputs as detail_conv_inputs
 from ibnvision.ops.ibn_norm import example_inputs
 
 BUFFERS = slice(5, 8)  # of example_inputs: running mean, running variance, count
@@ -34,7 +38,37 @@ def ibn_norm_step(inputs, momentum):
     return [y.detach(), *torch.autograd.grad(y.square().sum(), leaves), *inputs[BUFFERS]]
 
 
+def content_guided_attention_draw(seed, channels_last, device="cuda"):
+    """Inputs of the mixup, which require gradients."""
+    made = content_guided_attention_inputs(
+        2, 34, 65, 33, kind="mixup", device=device, channels_last=channels_last, seed=seed
+    )
+    return tuple(t if t is None else t.requires_grad_() for t in made)
+
+
+def content_guided_attention_step(inputs):
+    """y and every gradient."""
+    y = content_guided_attention(*inputs)
+    leaves = [t for t in inputs if t is not None]
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), leaves)]
+
+
+def detail_conv_draw(seed, channels_last, device="cuda"):
+    made = detail_conv_inputs(
+        2, 70, 9, 9, out=65, device=device, channels_last=channels_last, seed=seed
+    )
+    return tuple(t.requires_grad_() for t in made)
+
+
+def detail_conv_step(inputs):
+    """y and every gradient."""
+    y = detail_conv(*inputs, padding=(1, 1), angular_theta=0.5)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
+
+
 ROWS = {
+    "content_guided_attention": (content_guided_attention_draw, content_guided_attention_step),
+    "detail_conv": (detail_conv_draw, detail_conv_step),
     "ibn_norm": (ibn_norm_draw, functools.partial(ibn_norm_step, momentum=0.1)),
     "ibn_norm-cumulative": (ibn_norm_draw, functools.partial(ibn_norm_step, momentum=None)),
 }
