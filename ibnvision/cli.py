@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -129,18 +130,63 @@ def _pairs(items: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from ibnvision import models
+    from ibnvision.engine import checkpoint
     from ibnvision.engine.predict import find_weights, load_trained, predict
 
-    weights = find_weights(options.weights)
-    trained = load_trained(weights, options.device)
-    print(f"weights   {weights}")
+    weights = find_weights(options.weights, task=_ALIASES.get(options.verb))
     out = Path(options.out) if options.out else _free_folder(Path("runs") / "predict")
+    if not checkpoint.is_run(weights):
+        return _restore(options, models.from_weights(weights).to(options.device), weights, out)
+    trained = load_trained(weights, options.device)
+    if hasattr(trained.model, "restore"):
+        return _restore(options, trained.model, weights, out)
+    print(f"weights   {weights}")
     for written in predict(
         options.paths, trained, out, overwrite=options.overwrite, stride=options.stride
     ):
         print(f"overlay   {written}")
     print(f"classes   {', '.join(f'{i} {name}' for i, name in enumerate(trained.classes))}")
     print(f"folder    {out}")
+
+
+def _restore(options: argparse.Namespace, model: Any, weights: Path, out: Path) -> None:
+    from ibnvision.engine.restore import restore_files
+
+    if not options.paths:
+        raise ValueError(f"PATH must name pictures or videos to restore with {weights}")
+    if options.half and options.device == "cpu":
+        raise ValueError("--half must come with --device cuda: the CPU is slower in half precision")
+    if options.stride != 1:
+        raise ValueError("--stride must be 1 for a restored video")
+    if hasattr(model, "fuse"):
+        model.fuse()
+    report = restore_files(
+        options.paths,
+        model.bfloat16() if options.half else model,
+        out,
+        overwrite=options.overwrite,
+        compare=options.compare,
+        max_memory=None if options.max_memory is None else _bytes(options.max_memory),
+    )
+    print(f"weights   {weights}")
+    for path in report.written:
+        print(f"restored  {path}")
+    print(f"folder    {out}")
+    if report.failed:
+        reasons = "; ".join(
+            reason if str(path) in reason else f"{path}: {reason}" for path, reason in report.failed
+        )
+        total = len({*(path for path, _ in report.failed)})
+        raise ValueError(f"{total} files failed, the others are done: {reasons}")
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"--max-memory must read like 2GB, 500MiB or 800000000, got {text!r}")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def _free_folder(path: Path) -> Path:
@@ -202,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="also: ibnvision benchmark QUESTION, ibnvision report; "
         "--debug anywhere shows the traceback of an error.",
     )
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="verb")
 
     def verb(name: str, run: Callable[[argparse.Namespace], Any], text: str, *aliases: str) -> Any:
         command = verbs.add_parser(name, help=text, description=text, aliases=list(aliases))
@@ -223,13 +269,21 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--out", help="also write eval.json, confusion matrices and overlays here")
     _data_option(measure)
 
-    predict = verb("predict", _predict, "label pictures, folders, patterns or videos", "segment")
+    predict = verb(
+        "predict", _predict, "label or dehaze pictures, folders, patterns or videos", *_ALIASES
+    )
     predict.add_argument("paths", nargs="*", metavar="PATH", help="none: drawn street scenes")
-    predict.add_argument("--weights", help="run folder or file; default: the newest below runs/")
+    predict.add_argument(
+        "--weights", help="run folder or file, also a published one; default: the newest of runs/"
+    )
     predict.add_argument("--out", help="default: runs/predict, or the next free name")
     predict.add_argument("--overwrite", action="store_true", help="replace pictures in --out")
     predict.add_argument("--stride", type=int, default=1, help="every so many frames of a video")
     predict.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    dehaze = predict.add_argument_group("with the weights of a dehazing network")
+    dehaze.add_argument("--max-memory", metavar="SIZE", help="such as 2GB; the result is the same")
+    dehaze.add_argument("--compare", action="store_true", help="also write before beside after")
+    dehaze.add_argument("--half", action="store_true", help="bfloat16, on a GPU")
 
     data = verb("data", _data_make, "write a procedural set to disk: data make --out DIR")
     data.add_argument("action", choices=("make",))
@@ -252,4 +306,5 @@ def _data_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-_VERBS = ("train", "eval", "predict", "segment", "benchmark", "report", "data", "list", "info")
+_ALIASES = {"segment": "segmentation", "dehaze": "dehazing"}  # of predict: the task they look for
+_VERBS = ("train", "eval", "predict", *_ALIASES, "benchmark", "report", "data", "list", "info")

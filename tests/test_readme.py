@@ -9,11 +9,11 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_there_are_three():
-    assert len(SNIPPETS) == 3
+def test_there_are_four():
+    assert len(SNIPPETS) == 4
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["model", "layer", "conversion"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["model", "layer", "dehazing", "conversion"])
 def test_snippet(snippet):
     names: dict[str, object] = {}
     exec(snippet, names)
@@ -21,6 +21,8 @@ def test_snippet(snippet):
     if "logits" in names:
         assert shapes["logits"] == (2, 10)
         assert (shapes["low"], shapes["high"]) == ((2, 64, 24, 24), (2, 512, 3, 3))
+    elif "clear" in names:
+        assert shapes["clear"] == (1, 3, 45, 70) and (0 <= names["clear"]).all()
     elif "y" in names:
         assert shapes["y"] == shapes["x"] and (names["y"] >= 0).all()
     else:

@@ -64,6 +64,15 @@ def load(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether a readable file is a checkpoint of this package, not a bare weights file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # what cannot be read so is reported by whoever reads it
+        return False
+    return isinstance(state, dict) and state.get("format") == FORMAT
+
+
 def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights to evaluate: the averaged ones where the run kept them."""
     return state["ema"]["weights"] if state["ema"] else state["model"]

@@ -18,7 +18,8 @@ from .sets import build
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-_WEIGHTS = ("segmenter.pt", "last.pt")
+_WEIGHTS = ("segmenter.pt", "dehazer.pt", "last.pt")
+_EXAMPLES = {"segmentation": "streets_quick", "dehazing": "streets_dehaze"}
 _SCENES = 2
 
 
@@ -39,8 +40,13 @@ class Frame(NamedTuple):
     target: Tensor | None
 
 
-def find_weights(given: str | Path | None, runs: str | Path = "runs") -> Path:
+def find_weights(
+    given: str | Path | None, runs: str | Path = "runs", task: str | None = None
+) -> Path:
     """The checkpoint of a file, a run or benchmark folder; by default the newest one below `runs`.
+
+    task: by default only runs of this task count.
+
 
     Raises: FileNotFoundError that says where was looked.
     """
@@ -54,12 +60,13 @@ def find_weights(given: str | Path | None, runs: str | Path = "runs") -> Path:
             f"--weights must be a checkpoint or a folder with {_either()}: {given}"
         )
     found = [path for name in _WEIGHTS for path in Path(runs).rglob(name)]
-    if not found:
-        raise FileNotFoundError(
-            f"no {_either()} below {Path(runs)}: train first (ibnvision train streets_quick), "
-            "or pass --weights RUN"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime)
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        if task is None or checkpoint.load(path)["config"]["task"] == task:
+            return path
+    raise FileNotFoundError(
+        f"no {_either()}{f' of {task}' if task else ''} below {Path(runs)}: train first "
+        f"(ibnvision train {_EXAMPLES[task or 'segmentation']}), or pass --weights RUN or FILE"
+    )
 
 
 def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Trained:
