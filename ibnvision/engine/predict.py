@@ -19,7 +19,7 @@ from .sets import build
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _WEIGHTS = ("segmenter.pt", "dehazer.pt", "last.pt")
-_EXAMPLES = {"segmentation": "streets_quick", "dehazing": "streets_dehaze"}
+_CONFIGS = {"segmentation": "streets_quick"}  # what trains a task
 _SCENES = 2
 
 
@@ -47,7 +47,6 @@ def find_weights(
 
     task: by default only runs of this task count.
 
-
     Raises: FileNotFoundError that says where was looked.
     """
     if given is not None and Path(given).is_file():
@@ -63,9 +62,11 @@ def find_weights(
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         if task is None or checkpoint.load(path)["config"]["task"] == task:
             return path
+    name = _CONFIGS.get(task or "segmentation")
+    advice = f"train first (ibnvision train {name}), or " if name else ""
     raise FileNotFoundError(
-        f"no {_either()}{f' of {task}' if task else ''} below {Path(runs)}: train first "
-        f"(ibnvision train {_EXAMPLES[task or 'segmentation']}), or pass --weights RUN or FILE"
+        f"no {_either()}{f' of {task}' if task else ''} below {Path(runs)}: "
+        f"{advice}pass --weights RUN or FILE"
     )
 
 
