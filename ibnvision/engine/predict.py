@@ -62,8 +62,8 @@ def find_weights(
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         if task is None or checkpoint.load(path)["config"]["task"] == task:
             return path
-    name = _CONFIGS.get(task or "segmentation")
-    advice = f"train first (ibnvision train {name}), or " if name else ""
+    recipe = _CONFIGS.get(task or "segmentation")
+    advice = f"train first (ibnvision train {recipe}), or " if recipe else ""
     raise FileNotFoundError(
         f"no {_either()}{f' of {task}' if task else ''} below {Path(runs)}: "
         f"{advice}pass --weights RUN or FILE"
