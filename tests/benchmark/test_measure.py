@@ -68,18 +68,23 @@ def test_interleave_runs_all_in_every_repetition_and_tells_them_apart():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_kept_memory_is_not_faulted_in_again():
-    """64 MiB written twenty times: 16 thousand faults each time, or while the heap still grows."""
+    """64 MiB written forty times; how often the heap grows before it serves all is chance."""
     code = """
 import resource, sys, torch
 from ibnvision.benchmark import measure
 assert sys.argv[1] == "default" or measure.keep_freed_memory()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+found = []
+for _ in range(40):
+    before = faults()
     torch.ones(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    found.append(faults() - before)
+print(min(found))
 """
-    faults = {
+    least = {
         heap: int(subprocess.check_output([sys.executable, "-P", "-c", code, heap], text=True))
         for heap in ("kept", "default")
     }
-    assert 0 < 4 * faults["kept"] < faults["default"]
+    # 16384 pages of 4 KiB or, with huge pages, 32: by default every write faults all of them in
+    assert 2 * least["kept"] < 32 <= least["default"]
