@@ -1,7 +1,6 @@
 """The stages of run_on_gpu.sh that are no benchmark: tests, sanitize, profile."""
 
 import argparse
-import glob
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cuda_check
 import gpu_tools
 import torch
 
@@ -31,10 +31,11 @@ Lines = list[record.Record]
 
 
 def find_tool(name: str) -> str | None:
-    """Of the path, of a CUDA toolkit, or of Nsight Compute's own folder; the newest."""
-    places = (f"/usr/local/cuda/bin/{name}", f"/opt/nvidia/nsight-compute/*/{name}")
-    found = [path for place in places for path in sorted(glob.glob(place), reverse=True)]
-    return shutil.which(name) or next(iter(found), None)
+    """A program of the CUDA toolkit, or None."""
+    try:
+        return cuda_check.find_tool(name, beside=shutil.which("nvcc") or "")
+    except FileNotFoundError:
+        return None
 
 
 def finish(command: Sequence[str], limit_s: float, **settings: str) -> tuple[int, str, float]:

@@ -6,16 +6,9 @@
 namespace content_guided_attention {
 
 using ibnvision::Parallel;
+using ibnvision::run;
 
-#define CONTENT_GUIDED_ATTENTION_DECLARE(isa)         \
-  namespace isa {                                     \
-  void forward(const Args& args, Parallel parallel);  \
-  void backward(const Args& args, Parallel parallel); \
-  }
-CONTENT_GUIDED_ATTENTION_DECLARE(baseline)
-CONTENT_GUIDED_ATTENTION_DECLARE(avx2)
-CONTENT_GUIDED_ATTENTION_DECLARE(avx512)
-#undef CONTENT_GUIDED_ATTENTION_DECLARE
+IBNVISION_DECLARE_CPU_KERNELS
 
 void content_guided_attention_forward_cpu(const Args& args);
 void content_guided_attention_backward_cpu(const Args& args);

@@ -13,13 +13,6 @@ constexpr int64_t kGroup = 16;            // channels of a task; their d_sa are 
 constexpr int64_t kSums = 2 * kTaps + 1;  // of a channel: taps on x, taps on sa, the sum of da
 enum Part : int64_t { kOnX = 0, kOnSa = kTaps, kBias = 2 * kTaps };
 
-template <typename F>
-void run(Parallel parallel, int64_t count, F f) {
-  parallel(count, &f, [](void* context, int64_t begin, int64_t end) {
-    (*static_cast<F*>(context))(begin, end);
-  });
-}
-
 template <typename T, typename A, bool kPixels>
 struct Pass {
   static constexpr int64_t L = kLanes<A>, kUnit = kPixels ? L : 1;

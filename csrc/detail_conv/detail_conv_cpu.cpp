@@ -141,13 +141,6 @@ struct Pass {
   }
 };
 
-template <typename F>
-void run(Parallel parallel, int64_t count, F f) {
-  parallel(count, &f, [](void* context, int64_t begin, int64_t end) {
-    (*static_cast<F*>(context))(begin, end);
-  });
-}
-
 // f(block, buffers) for blocks that cover every pair once.
 template <typename A, typename F>
 void for_blocks(const Args& a, Parallel parallel, F f) {

@@ -6,16 +6,9 @@
 namespace detail_conv {
 
 using ibnvision::Parallel;
+using ibnvision::run;
 
-#define DETAIL_CONV_DECLARE(isa)                      \
-  namespace isa {                                     \
-  void forward(const Args& args, Parallel parallel);  \
-  void backward(const Args& args, Parallel parallel); \
-  }
-DETAIL_CONV_DECLARE(baseline)
-DETAIL_CONV_DECLARE(avx2)
-DETAIL_CONV_DECLARE(avx512)
-#undef DETAIL_CONV_DECLARE
+IBNVISION_DECLARE_CPU_KERNELS
 
 void detail_conv_forward_cpu(const Args& args);
 void detail_conv_backward_cpu(const Args& args);

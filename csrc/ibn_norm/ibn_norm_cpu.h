@@ -6,16 +6,9 @@
 namespace ibn_norm {
 
 using ibnvision::Parallel;
+using ibnvision::run;
 
-#define IBN_NORM_DECLARE(isa)                         \
-  namespace isa {                                     \
-  void forward(const Args& args, Parallel parallel);  \
-  void backward(const Args& args, Parallel parallel); \
-  }
-IBN_NORM_DECLARE(baseline)
-IBN_NORM_DECLARE(avx2)
-IBN_NORM_DECLARE(avx512)
-#undef IBN_NORM_DECLARE
+IBNVISION_DECLARE_CPU_KERNELS
 
 void ibn_norm_forward_cpu(const Args& args);
 void ibn_norm_backward_cpu(const Args& args);

@@ -13,13 +13,6 @@ namespace {
 constexpr int64_t kBlock = 2048;              // values worked on at a time, in L1
 constexpr int64_t kStreamBytes = 24ll << 20;  // results above this are not found in a cache again
 
-template <typename F>
-void run(Parallel parallel, int64_t count, F f) {
-  parallel(count, &f, [](void* context, int64_t begin, int64_t end) {
-    (*static_cast<F*>(context))(begin, end);
-  });
-}
-
 // Room for one Span and its results, per thread.
 template <typename A>
 struct Scratch {

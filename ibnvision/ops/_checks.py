@@ -20,10 +20,14 @@ def check_image(x: Tensor) -> None:
 
 def check_vector(name: str, value: Tensor | None, size: int, x: Tensor) -> None:
     """value is None or [size], floating-point, on the device of x."""
-    if value is None:
-        return
-    if value.shape != (size,):
-        raise ValueError(f"{name} must have shape [{size}], got {tuple(value.shape)}")
+    if value is not None:
+        check_parameter(name, value, (size,), x)
+
+
+def check_parameter(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    """value has the shape, is floating-point and on the device of x."""
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {tuple(value.shape)}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
     if value.device != x.device:

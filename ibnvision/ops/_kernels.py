@@ -158,6 +158,18 @@ def below_autograd(op: Any) -> Callable[..., Any]:
     return call
 
 
+def backward_function(name: str) -> Callable[..., Any]:
+    """Operator `name` for a backward: past autograd, unless a graph of the backward is wanted."""
+    op = getattr(torch.ops.ibnvision, name)
+    below = below_autograd(op.default)
+
+    def call(*args: Any) -> Any:
+        quick = is_eager() and not torch.is_grad_enabled()
+        return (below if quick else op)(*args)
+
+    return call
+
+
 def eager_function(
     name: str, setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_like, check_vector
+from ._checks import check_like, check_parameter, check_vector
 from ._kernels import (
     KERNEL_DTYPES,
-    below_autograd,
+    backward_function,
     eager_function,
     fall_back,
     is_eager,
@@ -73,15 +73,6 @@ def content_guided_attention_reference(
     return dense_like(y.to(x.dtype), x)
 
 
-def _check_parameter(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
-    if value.shape != shape:
-        raise ValueError(f"{name} must have shape {list(shape)}, got {tuple(value.shape)}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
-    if value.device != x.device:
-        raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
-
-
 def _check(
     x: Tensor,
     ca: Tensor,
@@ -104,9 +95,9 @@ def _check(
             raise TypeError(
                 f"{name} must be float32, float16, bfloat16 or float64, got {value.dtype}"
             )
-    _check_parameter("ca", ca, (images, channels, 1, 1), x)
-    _check_parameter("sa", sa, (images, 1, height, width), x)
-    _check_parameter("weight", weight, (channels, 2, 7, 7), x)
+    check_parameter("ca", ca, (images, channels, 1, 1), x)
+    check_parameter("sa", sa, (images, 1, height, width), x)
+    check_parameter("weight", weight, (channels, 2, 7, 7), x)
     check_vector("bias", bias, channels, x)
     check_like("residual", residual, x)
     check_like("high", high, x)
@@ -182,7 +173,7 @@ def content_guided_attention(
     return torch.ops.ibnvision.content_guided_attention(x, ca, sa, weight, bias, residual, high)
 
 
-_quick_backward = below_autograd(torch.ops.ibnvision.content_guided_attention_backward.default)
+_backward_op = backward_function("content_guided_attention_backward")
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -197,9 +188,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         return (None,) * 7
     x, *parameters, high = ctx.saved_tensors
     dy = dense_like(dy, x)
-    quick = is_eager() and not torch.is_grad_enabled()  # a graph of the backward must be refused
-    op = _quick_backward if quick else torch.ops.ibnvision.content_guided_attention_backward
-    *gradients, d_high = op(dy, x, *parameters, high)
+    *gradients, d_high = _backward_op(dy, x, *parameters, high)
     return (*gradients, dy if ctx.has_residual else None, None if high is None else d_high)
 
 

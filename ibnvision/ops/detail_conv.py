@@ -22,7 +22,7 @@ from torch import Tensor
 from ._checks import check_vector
 from ._kernels import (
     KERNEL_DTYPES,
-    below_autograd,
+    backward_function,
     eager_function,
     fall_back,
     is_eager,
@@ -283,7 +283,7 @@ def fold_detail_conv(
     return weight, None if all(b is None for b in biases) else bias
 
 
-_quick_backward = below_autograd(torch.ops.ibnvision.detail_conv_backward.default)
+_backward_op = backward_function("detail_conv_backward")
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -296,9 +296,7 @@ def _backward(ctx: Any, d_weight: Tensor | None, d_bias: Tensor | None) -> tuple
     branches: tuple[Tensor | None, ...] = (None,) * 4
     if d_weight is not None:
         d_weight = dense(d_weight)
-        quick = is_eager() and not torch.is_grad_enabled()
-        op = _quick_backward if quick else torch.ops.ibnvision.detail_conv_backward
-        branches = op(d_weight, *ctx.thetas)
+        branches = _backward_op(d_weight, *ctx.thetas)
     vanilla, *biases = ctx.given
     rest = (d_weight if vanilla else None, *(d_bias if given else None for given in biases))
     return (*branches, *rest, None, None)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ._checks import check_choice, check_image, check_like, check_vector
 from ._kernels import (
-    below_autograd,
+    backward_function,
     eager_function,
     fall_back,
     is_eager,
@@ -316,7 +316,7 @@ def ibn_norm(
     )
 
 
-_quick_backward = below_autograd(torch.ops.ibnvision.ibn_norm_backward.default)
+_backward_op = backward_function("ibn_norm_backward")
 
 
 def _keeps_mask(residual: Tensor | None, residual_first: bool, act: int) -> bool:
@@ -347,9 +347,7 @@ def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]
     dy = dense_like(dy, x)
     wants = ctx.has_residual and ctx.needs_input_grad[7]
     from_kernel = wants and not residual_first and act != 0
-    quick = is_eager() and not torch.is_grad_enabled()  # a graph of the backward must be refused
-    op = _quick_backward if quick else torch.ops.ibnvision.ibn_norm_backward
-    dx, *gradients, d_residual = op(
+    dx, *gradients, d_residual = _backward_op(
         dy, x, *parameters, residual, mean, var, mask, *ctx.options, from_kernel, ctx.eps
     )
     if wants and not from_kernel:

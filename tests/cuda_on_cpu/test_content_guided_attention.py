@@ -3,10 +3,11 @@ with the race detector, in a sanitized process, and on a GPU. Defects planted in
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from content_guided_attention_cases import Case, all_cases, check
+from planted import NUMBERS, OVERFLOW, Defect, assert_caught
 
 OP = "content_guided_attention"
 FLOAT32 = Path(__file__).parent / f"{OP}_float32.cpp"
@@ -27,18 +28,7 @@ def test_kernels_equal_the_definition(target: Any, case: Case) -> None:
     check(target, case)
 
 
-class Defect(NamedTuple):
-    file: str
-    old: str
-    new: str
-    case: Case
-    reason: str  # a regular expression
-    checks: str = "races"
-
-
 RACE = rf"race on shared memory: thread .* at {OP}_\w+.cuh:\d+, .* at {OP}_\w+.cuh:\d+"
-NUMBERS = "not close|Greatest absolute difference"
-OVERFLOW = "heap-buffer-overflow"
 PLANES = Case(shape=(1, 2, 9, 10))
 PIXELS = Case(shape=(1, 5, 9, 10), channels_last=True)
 TILES = Case(shape=(1, 1, 33, 35), kind="mixup")
@@ -93,10 +83,7 @@ DEFECTS = {
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_caught(target_of: Callable[..., Any], name: str) -> None:
-    file, old, new, case, reason, checks = DEFECTS[name]
-    broken = target_of(OP, checks, kernels=FLOAT32, defect=(file, old, new))
-    with pytest.raises((AssertionError, RuntimeError), match=reason):
-        check(broken, case)
+    assert_caught(target_of, OP, DEFECTS[name], check, FLOAT32)
 
 
 @pytest.mark.parametrize("name", DEFECTS)

@@ -7,32 +7,32 @@ from typing import Any
 import pytest
 import torch
 from detail_conv_cases import Case, all_cases, check, draw, run
+from planted import NUMBERS, Defect, assert_caught
 
 KERNELS, MATH = "detail_conv/detail_conv_kernels.cuh", "detail_conv/detail_conv_math.h"
-OVERFLOW = "heap-(buffer-overflow|use-after-free)"
-NUMBERS = "not close|Greatest absolute difference"
+OUTSIDE = "heap-(buffer-overflow|use-after-free)"
 LAST = Case(channels_last=True)
-DEFECTS = {  # what is planted: file, old, new, the case that must show it, how, and under what
-    "threads past the last pair": (
-        KERNELS, "  if (pair >= pairs) return;\n  const Place", "  const Place", Case(), OVERFLOW,
+DEFECTS = {
+    "threads past the last pair": Defect(
+        KERNELS, "  if (pair >= pairs) return;\n  const Place", "  const Place", Case(), OUTSIDE,
         "address",
     ),
-    "a block less": (
+    "a block less": Defect(
         KERNELS, "(threads + kBlock - 1)", "threads", Case(out=3, wide=150), "nan", "races",
     ),
-    "biases by pairs": (
-        KERNELS, "pair < args.O &&", "pair < pairs &&", Case(), OVERFLOW, "address",
+    "biases by pairs": Defect(
+        KERNELS, "pair < args.O &&", "pair < pairs &&", Case(), OUTSIDE, "address",
     ),
-    "contiguous places in channels_last": (
+    "contiguous places in channels_last": Defect(
         KERNELS, "if (channels_last) {", "if (false) {", LAST, NUMBERS, "races",
     ),
-    "row of the wrong width": (
+    "row of the wrong width": Defect(
         KERNELS, "quotient * 9 * wide", "quotient * 3 * wide", LAST, NUMBERS, "races",
     ),
-    "circle turned round": (
+    "circle turned round": Defect(
         MATH, "{a[3], a[0], a[1],", "{a[1], a[2], a[5],", Case(), NUMBERS, "races",
     ),
-    "gradient not transposed": (
+    "gradient not transposed": Defect(
         MATH, "{g[1], g[2], g[5],", "{g[3], g[0], g[1],", Case(), NUMBERS, "races",
     ),
 }  # fmt: skip
@@ -60,7 +60,4 @@ def test_empty_weights_still_have_a_bias(target: Any) -> None:
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_caught(target_of: Callable[..., Any], name: str) -> None:
-    file, old, new, case, reason, checks = DEFECTS[name]
-    broken = target_of("detail_conv", checks, defect=(file, old, new))
-    with pytest.raises((AssertionError, RuntimeError), match=reason):
-        check(broken, case)
+    assert_caught(target_of, "detail_conv", DEFECTS[name], check)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from ibn_norm_cases import Case, check
+from planted import NUMBERS, OVERFLOW, Defect, assert_caught
 
 COMMON, MATH, PLANES, ROWS, MERGE, KERNELS = (
     "cuda_common.cuh",
@@ -22,18 +23,7 @@ MISALIGNED = Case(shape=(1, 4, 4, 4), misaligned=True)
 LARGE_MEAN = Case(mean=100.0)
 
 
-class Defect(NamedTuple):
-    file: str
-    old: str
-    new: str
-    case: Case
-    reason: str  # a regular expression
-    checks: str = "races"
-
-
 RACE = r"race on shared memory: thread .* at ibn_norm_\w+.cuh:\d+, .* at ibn_norm_\w+.cuh:\d+"
-NUMBERS = "not close|Greatest absolute difference"
-OVERFLOW = "heap-buffer-overflow"
 DEFECTS = {
     "missing barrier in a team": Defect(MATH, BARRIER, "", TEAM, RACE),
     "missing barrier between pixels": Defect(ROWS, BARRIER, "", PIXELS, RACE),
@@ -91,10 +81,7 @@ DEFECTS = {
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_caught(target_of: Callable[..., Any], name: str) -> None:
-    file, old, new, case, reason, checks = DEFECTS[name]
-    broken = target_of("ibn_norm", checks, kernels=FLOAT32, defect=(file, old, new))
-    with pytest.raises((AssertionError, RuntimeError), match=reason):
-        check(broken, case)
+    assert_caught(target_of, "ibn_norm", DEFECTS[name], check, FLOAT32)
 
 
 @pytest.mark.parametrize("name", DEFECTS)

@@ -1,0 +1,33 @@
+"""A mistake planted into the sources of a kernel, and what must happen then."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+NUMBERS = "not close|Greatest absolute difference"
+OVERFLOW = "heap-buffer-overflow"
+
+
+class Defect(NamedTuple):
+    file: str  # of csrc
+    old: str
+    new: str
+    case: Any
+    reason: str  # a regular expression
+    checks: str = "races"
+
+
+def assert_caught(
+    target_of: Callable[..., Any],
+    op: str,
+    defect: Defect,
+    check: Callable[[Any, Any], object],
+    kernels: Path | None = None,
+) -> None:
+    """check(target, case) fails for the defect's own reason; `kernels` as in Builder.module."""
+    planted = (defect.file, defect.old, defect.new)
+    broken = target_of(op, defect.checks, kernels=kernels, defect=planted)
+    with pytest.raises((AssertionError, RuntimeError), match=defect.reason):
+        check(broken, defect.case)
