@@ -14,6 +14,7 @@ from typing import Any
 from ibnvision.config import nearest
 
 _BENCHMARKS = ("generalization", "models", "ops", "report")
+_SHOWN = 20  # problems of a split that `data check` prints
 _EXPECTED = (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError, ArithmeticError)
 
 
@@ -122,10 +123,10 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _pairs(items: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(items: Sequence[str], name: str = "--data") -> list[tuple[str, str]]:
     for item in items:
         if "=" not in item:
-            raise ValueError(f"--data must read NAME=DIR, got {item!r}")
+            raise ValueError(f"{name} must read NAME=DIR, got {item!r}")
     return [(name, root) for name, _, root in (item.partition("=") for item in items)]
 
 
@@ -195,6 +196,40 @@ def _free_folder(path: Path) -> Path:
     while choice.exists():
         choice, number = path.with_name(f"{path.name}{number}"), number + 1
     return choice
+
+
+def _data(options: argparse.Namespace) -> int:
+    if options.action == "check":
+        return _data_check(options)
+    if options.overrides or not options.out:
+        raise ValueError("data make takes --out DIR and no NAME=DIR")
+    _data_make(options)
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from ibnvision.data.check import check_set
+
+    def watch(indices: range) -> Any:
+        return track(indices, "reading", console=Console(stderr=True), transient=True)
+
+    if not options.overrides:
+        raise ValueError("data check must be followed by NAME=DIR, such as its=DIR")
+    wrong, size = 0, tuple(options.size) if options.size else None
+    for name, root in _pairs(options.overrides, "data check"):
+        for found in check_set(name, root, size=size, watch=watch):
+            count = len(found.problems)
+            wrong += count
+            title = f"{found.domain} {found.split}"
+            print(f"{title:24} {found.items} items, {count} problem{'s' * (count != 1)}")
+            for problem in found.problems[:_SHOWN]:
+                print(f"  {problem}")
+            if count > _SHOWN:
+                print(f"  and {count - _SHOWN} more")
+    return 2 if wrong else 0
 
 
 def _data_make(options: argparse.Namespace) -> None:
@@ -285,9 +320,19 @@ def _parser() -> argparse.ArgumentParser:
     dehaze.add_argument("--compare", action="store_true", help="also write before beside after")
     dehaze.add_argument("--half", action="store_true", help="bfloat16, on a GPU")
 
-    data = verb("data", _data_make, "write a procedural set to disk: data make --out DIR")
-    data.add_argument("action", choices=("make",))
-    data.add_argument("--out", required=True)
+    data = verb(
+        "data",
+        _data,
+        "data make --out DIR writes a procedural set; data check NAME=DIR reads a dehazing set",
+    )
+    data.add_argument("action", choices=("make", "check"))
+    data.add_argument(  # _dispatch adds what follows an option to `overrides`
+        "overrides", nargs="*", metavar="NAME=DIR", help="check: such as its=DIR"
+    )
+    data.add_argument(
+        "--size", nargs=2, type=int, metavar=("H", "W"), help="check: the crop to train with"
+    )
+    data.add_argument("--out", help="make: the folder to write")
     data.add_argument("--domain", default="streets_day")
     data.add_argument("--preset", default="quick")
     data.add_argument("--split", default="train", choices=("train", "val", "test"))

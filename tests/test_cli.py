@@ -179,3 +179,33 @@ def test_data_make_writes_a_set(tmp_path, capsys):
     assert (tmp_path / "set" / "contact_sheet.png").is_file()
     assert len(list((tmp_path / "set" / "images").iterdir())) == 2
     assert "exists" in error_of(capsys, *words)
+
+
+def test_data_check_reads_a_set_and_counts_problems(tmp_path, capsys):
+    for folder, width in (("hazy", 8), ("clear", 8), ("hazy", 9)):
+        (tmp_path / "own" / folder).mkdir(parents=True, exist_ok=True)
+        name = tmp_path / "own" / folder / f"{'b' if width == 9 else 'a'}.png"
+        cv2.imwrite(str(name), torch.zeros(8, width, 3).numpy())
+    words = ["data", "check", "paired_folder=own"]
+    assert cli.main(words) == 2
+    text = capsys.readouterr().out
+    assert "paired_folder test" in text and "b.png': looked for b" in text
+    cv2.imwrite(str(tmp_path / "own" / "clear" / "b.png"), torch.zeros(8, 8, 3).numpy())
+    assert cli.main(words) == 2
+    text = capsys.readouterr().out
+    assert "2 items, 1 problem\n" in text and "b.png' must have the size" in text
+    for folder in ("hazy", "clear"):
+        (tmp_path / "own" / "train" / folder).mkdir(parents=True)
+        for name in ("1", "2", "3"):
+            file = tmp_path / "own" / "train" / folder / f"{name}.png"
+            cv2.imwrite(str(file), torch.zeros(8, 8, 3).numpy())
+    cv2.imwrite(str(tmp_path / "own" / "hazy" / "b.png"), torch.zeros(8, 8, 3).numpy())
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    assert "train      2 items, 0 problems" in text and "val        1 items" in text
+    assert cli.main(["data", "check", "--size", "16", "16", "paired_folder=own"]) == 2
+    assert "a crop of 16x16" in capsys.readouterr().out
+    assert "data check must read NAME=DIR" in error_of(capsys, "data", "check", "own")
+    assert "followed by NAME=DIR" in error_of(capsys, "data", "check")
+    assert "unknown set 'ist'" in error_of(capsys, "data", "check", "ist=own")
+    assert "--out DIR and no NAME=DIR" in error_of(capsys, "data", "make")

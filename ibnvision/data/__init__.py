@@ -3,13 +3,14 @@
     build_domain("streets_fog", "test")[0]
     -> {"image": float32 [3, H, W] RGB in [0, 1], "target": int64 [H, W], "domain": "streets_fog"}
 
-Targets index CLASSES; 255 is ignored.
+Targets of segmentation index CLASSES; 255 is ignored. Those of dehazing are the clear image,
+float32 [3, H, W], and their datasets also have `draw`, a random view for training.
 
 Every dataset also has `picture(i)`, the same as bytes, and `fingerprint()`, a SHA-256 of what is
 evaluated. Nothing here imports OpenCV before a dataset is built.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "build_domain",
     "classes",
     "color_mask",
+    "root_of",
 ]
 
 
@@ -54,7 +56,8 @@ PRESETS = {
 class Domain:
     """A row of DOMAINS. `data_key` names the option `--data KEY=DIR` that gives the folder, if any.
 
-    A stress domain is reported and never averaged into a target mean.
+    A stress domain is reported and never averaged into a target mean. `task` is a name in
+    `ibnvision.tasks.TASKS`; a domain of dehazing has no classes.
     """
 
     summary: str
@@ -63,6 +66,7 @@ class Domain:
     classes: tuple[str, ...] = CLASSES
     data_key: str = ""
     stress: bool = False
+    task: str = "segmentation"
 
 
 def _streets(domain: str, split: str, *, root: Any, **options: Any) -> Dataset:
@@ -79,6 +83,28 @@ def _camvid(domain: str, split: str, *, root: Any, size: Any, preset: str, limit
     return CamVid(domain, split, root=root, size=size, limit=limit)
 
 
+def _reside(domain: str, split: str, *, root: Any, limit: Any, **_: Any) -> Dataset:
+    from .reside import build
+
+    return build(domain, split, root=root, limit=limit)
+
+
+def _ntire(domain: str, split: str, *, root: Any, limit: Any, **_: Any) -> Dataset:
+    from .ntire import build
+
+    return build(domain, split, root=root, limit=limit)
+
+
+def _paired_folder(domain: str, split: str, *, root: Any, limit: Any, **_: Any) -> Dataset:
+    from .paired_folder import build
+
+    return build(domain, split, root=root, limit=limit)
+
+
+def _hazy(summary: str, build: Callable[..., Dataset], data_key: str, *splits: str) -> Domain:
+    return Domain(summary, build, splits, classes=(), data_key=data_key, task="dehazing")
+
+
 DOMAINS: dict[str, Domain] = {
     "streets_day": Domain("drawn streets by day, the source", _streets),
     "streets_fog": Domain("drawn streets in fog", _streets),
@@ -91,6 +117,25 @@ DOMAINS: dict[str, Domain] = {
     "camvid_day": Domain("real streets by day", _camvid, data_key="camvid"),
     "camvid_dusk": Domain(
         "real streets at dusk", _camvid, splits=("train", "test"), data_key="camvid"
+    ),
+    "its": _hazy("RESIDE ITS, synthetic haze indoors", _reside, "its", "train", "val"),
+    "ots": _hazy("RESIDE OTS, synthetic haze outdoors", _reside, "ots", "train", "val"),
+    "sots_indoor": _hazy("the test set of ITS", _reside, "sots", "test"),
+    "sots_outdoor": _hazy("the test set of OTS", _reside, "sots", "test"),
+    "haze4k": _hazy("Haze4K, synthetic haze", _reside, "haze4k", "train", "val", "test"),
+    "rtts": _hazy("RESIDE RTTS, real haze without clear images", _reside, "rtts", "unpaired"),
+    "o_haze": _hazy("O-HAZE, real haze outdoors, all pairs", _ntire, "o_haze", "test"),
+    "i_haze": _hazy("I-HAZE, real haze indoors, all pairs", _ntire, "i_haze", "test"),
+    "dense_haze": _hazy("Dense-Haze, real, all pairs", _ntire, "dense_haze", "test"),
+    "nh_haze": _hazy("NH-HAZE, real uneven haze, all pairs", _ntire, "nh_haze", "test"),
+    **{
+        f"{name}_last5": _hazy(
+            f"{name} to train on: the last 5 pairs test", _ntire, name, "train", "val", "test"
+        )
+        for name in ("o_haze", "i_haze", "dense_haze", "nh_haze")
+    },
+    "paired_folder": _hazy(
+        "your own hazy/ and clear/", _paired_folder, "paired_folder", "train", "val", "test"
     ),
 }
 
@@ -107,9 +152,9 @@ def build_domain(
     """Dataset of a domain; items as above.
 
     preset: picture size, and for streets the number of scenes. root: folder of a domain that is
-    read from disk. size: (height, width) in pixels, in place of the preset's. limit: at most so
-    many items. Raises KeyError for an unknown name, ValueError for an unknown split or preset, a
-    limit below 1, a size below 16 or a missing root.
+    read from disk. size: (height, width) in pixels, in place of the preset's; pairs on disk keep
+    theirs. limit: at most so many items. Raises KeyError for an unknown name, ValueError for an
+    unknown split or preset, a limit below 1, a size below 16 or a missing root.
     """
     domain = DOMAINS[known("domain", name, DOMAINS)]
     if preset not in PRESETS:
@@ -122,6 +167,15 @@ def build_domain(
             f"--data {domain.data_key}=DIR), got None"
         )
     return domain.build(name, split, preset=preset, root=root, size=size, limit=limit)
+
+
+def root_of(name: str, roots: Mapping[str, str]) -> str | None:
+    """Folder of a domain among those of `--data KEY=DIR`: under its own name, else its data_key.
+
+    Raises KeyError for an unknown name.
+    """
+    domain = DOMAINS[known("domain", name, DOMAINS)]
+    return roots.get(name, roots.get(domain.data_key))
 
 
 def classes(name: str) -> tuple[str, ...]:

@@ -20,8 +20,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from .item import segmentation_item
+from .layout import contents
 from .names import CLASSES, IGNORED, known
-from .opencv import cv2
+from .opencv import cv2, read_picture
 
 ORIGINAL_CLASSES = (
     "sky",
@@ -71,16 +72,9 @@ def find_layout(root: str | Path) -> Path:
             (folder / s).is_dir() and (folder / f"{s}annot").is_dir() for s in ("train", "test")
         ):
             return folder
-    if not root.exists():
-        found = "the folder does not exist"
-    elif not root.is_dir():
-        found = "it is a file"
-    else:
-        entries = sorted(p.name + "/" * p.is_dir() for p in root.iterdir())
-        found = f"found {', '.join(entries[:8]) or 'nothing'}" + ", ..." * (len(entries) > 8)
     raise FileNotFoundError(
         f"no CamVid in {str(root)!r}: looked for train/ and trainannot/, or test/ and testannot/, "
-        f"there and in its CamVid/; {found}"
+        f"there and in its CamVid/; {contents(root)}"
     )
 
 
@@ -93,13 +87,6 @@ def label_map(original_classes: bool) -> np.ndarray:
         elif name in SHARED:
             table[value] = CLASSES.index(SHARED[name])
     return table
-
-
-def _read_picture(path: Path, mode: int) -> np.ndarray:
-    array = cv2.imread(str(path), mode)
-    if array is None:
-        raise ValueError(f"cannot read {str(path)!r} as a picture")
-    return array
 
 
 class CamVid(Dataset):
@@ -165,8 +152,8 @@ class CamVid(Dataset):
         """Image uint8 [H, W, 3] RGB and label uint8 [H, W] of item `index`."""
         if index not in self._read:
             frame, mask = self.files[index]
-            image = _read_picture(frame, cv2.IMREAD_COLOR)
-            label = _read_picture(mask, cv2.IMREAD_UNCHANGED)
+            image = read_picture(frame, cv2.IMREAD_COLOR)
+            label = read_picture(mask, cv2.IMREAD_UNCHANGED)
             if label.ndim != 2 or label.dtype != np.uint8 or label.max() > VOID:
                 raise ValueError(
                     f"mask {str(mask)!r} must be one 8-bit channel of values 0 to {VOID}, got "

@@ -1,4 +1,4 @@
-"""What every segmentation dataset gives for one picture."""
+"""What the datasets of a task give for one picture."""
 
 import numpy as np
 import torch
@@ -17,3 +17,18 @@ def segmentation_item(image: NDArray[np.uint8], label: NDArray[np.uint8], domain
         "target": torch.from_numpy(label.astype(np.int64)),
         "domain": domain,
     }
+
+
+def restoration_item(degraded: np.ndarray, clean: np.ndarray, domain: str) -> dict:
+    """{"image": float32 [3, H, W] in [0, 1], "target": the same of `clean`, "domain": domain}.
+
+    Args:
+        degraded, clean: [H, W, 3] RGB, uint8 or uint16.
+    """
+    return {"image": to_image(degraded), "target": to_image(clean), "domain": domain}
+
+
+def to_image(picture: np.ndarray) -> torch.Tensor:
+    """RGB [H, W, 3], uint8 or uint16, as float32 [3, H, W] in [0, 1]."""
+    values = np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(values).div_(int(np.iinfo(picture.dtype).max))

@@ -1,5 +1,9 @@
 """The one import of OpenCV: modules of this room say `from .opencv import cv2`."""
 
+from pathlib import Path
+
+import numpy as np
+
 try:
     import cv2
 except ImportError as error:
@@ -9,4 +13,12 @@ except ImportError as error:
         "without a display (pip uninstall opencv-python, pip install opencv-python-headless)."
     ) from error
 
-__all__ = ["cv2"]
+__all__ = ["cv2", "read_picture"]
+
+
+def read_picture(path: Path, mode: int) -> np.ndarray:
+    """`cv2.imread` that raises a ValueError naming the file."""
+    array = cv2.imread(str(path), mode)
+    if array is None:
+        raise ValueError(f"cannot read {str(path)!r} as a picture")
+    return array

@@ -13,7 +13,7 @@ from ibnvision.config import Config
 
 def build(cfg: Config, domain: str, split: str) -> Dataset:
     """A split of a domain as `cfg` asks for it; a set without images is a ValueError naming it."""
-    root = cfg.data.get(domain, cfg.data.get(domain.split("_")[0]))
+    root = data.root_of(domain, cfg.data)
     size = (cfg.size[0], cfg.size[1]) if cfg.size else None
     dataset: Any = data.build_domain(domain, split, preset=cfg.preset, root=root, size=size)
     if len(dataset) == 0:

@@ -4,16 +4,27 @@ import sys
 import numpy as np
 import pytest
 
-from ibnvision.data import CLASSES, DOMAINS, PALETTE, PRESETS, build_domain, classes, color_mask
+from ibnvision.data import (
+    CLASSES,
+    DOMAINS,
+    PALETTE,
+    PRESETS,
+    build_domain,
+    classes,
+    color_mask,
+    root_of,
+)
 from ibnvision.data.streets import DOMAIN_SHIFTS, STRESS_DOMAINS
 
 
 def test_table_of_domains():
     assert [name for name in DOMAINS if name.startswith("streets_")] == list(DOMAIN_SHIFTS)
     assert tuple(name for name, d in DOMAINS.items() if d.stress) == STRESS_DOMAINS
-    assert {name for name, d in DOMAINS.items() if d.data_key} == {"camvid_day", "camvid_dusk"}
-    for name in DOMAINS:
-        assert classes(name) == CLASSES
+    segmentation = {name: d for name, d in DOMAINS.items() if d.task == "segmentation"}
+    assert {name for name, d in segmentation.items() if d.data_key} == {"camvid_day", "camvid_dusk"}
+    for name, row in DOMAINS.items():
+        assert classes(name) == (CLASSES if name in segmentation else ())
+        assert row.task in ("segmentation", "dehazing")
     assert PALETTE.shape == (8, 3) and len(np.unique(PALETTE, axis=0)) == 8
     assert [(p.height, p.width, p.train, p.test) for p in PRESETS.values()] == [
         (32, 48, 64, 16),
@@ -27,6 +38,14 @@ def test_build_domain(name):
     data = build_domain(name, "train", preset="tiny")
     assert len(data) == 64 and data[0]["domain"] == name
     assert build_domain(name, "test", preset="tiny", limit=3).count == 3
+
+
+def test_root_of_a_domain_is_under_its_name_or_its_key():
+    roots = {"camvid": "/c", "sots": "/s", "sots_indoor": "/i", "nh_haze": "/n"}
+    names = ("camvid_dusk", "sots_indoor", "sots_outdoor", "nh_haze_last5", "its", "streets_fog")
+    assert [root_of(name, roots) for name in names] == ["/c", "/i", "/s", "/n", None, None]
+    with pytest.raises(KeyError, match="unknown domain 'sots'"):
+        root_of("sots", roots)
 
 
 def test_color_mask():
