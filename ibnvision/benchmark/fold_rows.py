@@ -28,24 +28,35 @@ class Fold(nn.Module):
 
 
 class IndexFold(Fold):
-    """A kernel for each branch, its taps assigned by index, then their sum: the usual form."""
+    """The usual form, see `fold_by_index`."""
 
     def forward(self, vanilla: Tensor) -> Tensor:
-        pairs = vanilla.shape[:2]
-        central = self.central.flatten(2)
-        angular = self.angular.flatten(2)
+        return fold_by_index(self.central, self.horizontal, self.vertical, self.angular, vanilla)
 
-        def kernel() -> Tensor:
-            return vanilla.new_zeros(*pairs, 9)
 
-        first = kernel()
-        first[:, :, :] = central
-        first[:, :, 4] = central[:, :, 4] - central.sum(2)
-        second = kernel()
-        second[:, :, [0, 3, 6]] = self.horizontal
-        second[:, :, [2, 5, 8]] = -self.horizontal
-        third = kernel()
-        third[:, :, [0, 1, 2]] = self.vertical
-        third[:, :, [6, 7, 8]] = -self.vertical
-        fourth = angular - angular[:, :, [3, 0, 1, 6, 4, 2, 7, 8, 5]]
-        return (first + second + third + fourth).view(vanilla.shape) + vanilla
+def fold_by_index(
+    central: Tensor, horizontal: Tensor, vertical: Tensor, angular: Tensor, vanilla: Tensor
+) -> Tensor:
+    """A kernel for each branch, its taps assigned by index, then their sum.
+
+    Args:
+        central, angular, vanilla: [O, I, 3, 3].
+        horizontal, vertical: [O, I, 3].
+    """
+    pairs = vanilla.shape[:2]
+    central, angular = central.flatten(2), angular.flatten(2)
+
+    def kernel() -> Tensor:
+        return vanilla.new_zeros(*pairs, 9)
+
+    first = kernel()
+    first[:, :, :] = central
+    first[:, :, 4] = central[:, :, 4] - central.sum(2)
+    second = kernel()
+    second[:, :, [0, 3, 6]] = horizontal
+    second[:, :, [2, 5, 8]] = -horizontal
+    third = kernel()
+    third[:, :, [0, 1, 2]] = vertical
+    third[:, :, [6, 7, 8]] = -vertical
+    fourth = angular - angular[:, :, [3, 0, 1, 6, 4, 2, 7, 8, 5]]
+    return (first + second + third + fourth).view(vanilla.shape) + vanilla

@@ -89,7 +89,7 @@ class Op:
     rivals: Mapping[str, Make] = field(default_factory=dict)
     formats: tuple[str, ...] = tuple(FORMATS)
     # what is kept for the backward is counted for calls of this many tensors of the shape
-    kept: Mapping[str, int] = field(default_factory=lambda: {"norm+act": 1, "norm+residual+act": 2})
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 OPS = {
@@ -104,6 +104,7 @@ OPS = {
         # 98 taps, bias, sigmoid 4, gate 1; backward: the taps again, turned, and their gradients
         flops={"forward": 202, "forward+backward": 202 + 3 * 196 + 8, "eval": 202},
         rate="fp32",
+        kept={"gate": 1, "gate+residual": 2},
     ),
     "ibn_norm": Op(
         layer=lambda shape: IBNAct2d(shape[1], inplace=False),
@@ -119,6 +120,7 @@ OPS = {
         rate="fp32",
         # all channels by the batch: another function, at the price that BN has (cuDNN on a GPU)
         rivals={"batch norm": lambda shape: nn.Sequential(nn.BatchNorm2d(shape[1]), nn.ReLU())},
+        kept={"norm+act": 1, "norm+residual+act": 2},
     ),
     "detail_conv": Op(  # the fold alone; the tensor is the vanilla weight, 9 of a pair's 33 numbers
         layer=Fold,
@@ -132,7 +134,6 @@ OPS = {
         flops={"forward": 58 / 9, "forward+backward": 100 / 9, "eval": 58 / 9},
         rate="fp32",
         formats=("nchw",),
-        kept={},
     ),
 }
 

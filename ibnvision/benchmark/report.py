@@ -14,7 +14,7 @@ from typing import Any
 
 from ibnvision import data
 
-from . import models, op_tables, record, scores, targets
+from . import models, op_tables, record, restoration, scores, targets
 
 Results = Mapping[str, Any]
 
@@ -265,6 +265,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
     for bench, make in (
         ("ops", op_tables.tables),
         ("models", models.tables),
+        ("restoration", restoration.tables),
         ("generalization", _cells),
     ):
         kinds = sorted(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from . import measure, record
 from .op_rows import OPS
@@ -39,7 +40,7 @@ class Finding:
         return self.target.met(self.value)
 
 
-def _times(records: Records, **where: str) -> dict[tuple, dict[str, float]]:
+def _times(records: Records, **where: Any) -> dict[tuple, dict[str, float]]:
     """(dtype, format, launch, shape) -> backend -> time, of the records that match `where`."""
     cases: dict[tuple, dict[str, float]] = {}
     for r in records:
@@ -49,13 +50,13 @@ def _times(records: Records, **where: str) -> dict[tuple, dict[str, float]]:
     return cases
 
 
-def _ratios(records: Records, top: str, bottom: str, **where: str) -> dict[tuple, float]:
+def _ratios(records: Records, top: str, bottom: str, **where: Any) -> dict[tuple, float]:
     cases = _times(records, **where)
     return {k: v[top] / v[bottom] for k, v in cases.items() if {top, bottom} <= set(v)}
 
 
 def faster(
-    top: str, bottom: str, device: str, op: str = OP, **where: str
+    top: str, bottom: str, device: str, op: str = OP, **where: Any
 ) -> Callable[[Records], float]:
     """How many times faster `bottom` is: geometric mean over shapes, the least over all else.
 
@@ -72,7 +73,7 @@ def faster(
 
 
 def least(
-    top: str, bottom: str, device: str, op: str = OP, **where: str
+    top: str, bottom: str, device: str, op: str = OP, **where: Any
 ) -> Callable[[Records], float]:
     """As `faster`, but the least single case."""
     return lambda records: min(
@@ -119,7 +120,7 @@ def kept(records: Records) -> float:
     return max(both, default=math.nan)
 
 
-def stored(metric: str, device: str | None = None, **where: str) -> Callable[[Records], float]:
+def stored(metric: str, device: str | None = None, **where: Any) -> Callable[[Records], float]:
     """The value of the one record with this metric; the least where several match."""
 
     def value(records: Records) -> float:
@@ -127,6 +128,22 @@ def stored(metric: str, device: str | None = None, **where: str) -> Callable[[Re
             (
                 r["value"]
                 for r in (records if device is None else _judged(records, device))
+                if r["metric"] == metric and all(r[k] == v for k, v in where.items())
+            ),
+            default=math.nan,
+        )
+
+    return value
+
+
+def most(metric: str, **where: Any) -> Callable[[Records], float]:
+    """As `stored`, but the most, on any device."""
+
+    def value(records: Records) -> float:
+        return max(
+            (
+                r["value"]
+                for r in records
                 if r["metric"] == metric and all(r[k] == v for k, v in where.items())
             ),
             default=math.nan,
@@ -168,6 +185,17 @@ def _cpu_targets() -> Iterable[Target]:
     fold = least("eager", "kernel", "cpu", "detail_conv", **{"pass": "forward+backward"})
     text = "CPU fold of detail_conv with backward: times index assignments, worst shape"
     yield Target("ops", text, 5, True, "x", fold)
+    for name, bar in (("forward", 10), ("forward+backward", 6)):
+        gate = least(
+            "eager",
+            "kernel",
+            "cpu",
+            "content_guided_attention",
+            shape=[1, 128, 64, 64],
+            **{"pass": name},
+        )
+        text = f"CPU content_guided_attention {name}, C=128 64x64: times eager, worst format"
+        yield Target("ops", text, bar, True, "x", gate)
     yield Target("ops", "kept for the backward, share of eager's, worst", 0.5, False, "x", kept)
     step = "CPU training step, resnet50_ibn_a"
     for form, bar in (("nchw", 0.95), ("channels_last", 1.0)):
@@ -175,6 +203,31 @@ def _cpu_targets() -> Iterable[Target]:
         yield Target("models", f"{step}, {form}: recovered share", 65, True, "%", recovered)
         ratio = stored("time by timm's resnet50", "cpu", format=form)
         yield Target("models", f"{step}, {form}: time by timm's resnet50", bar, False, "x", ratio)
+
+
+def _restoration_targets() -> Iterable[Target]:
+    """DEA-Net; the least of the sizes."""
+    bars = {"nchw": ("plain contiguous", 2.0), "channels_last": ("plain channels_last", 1.5)}
+    for form, (rival, bar) in bars.items():
+        where = {"format": form}
+        value = stored("times faster than plain", "cpu", **where, **{"pass": "folded inference"})
+        text = f"CPU folded DEA-Net, least of 256 and 1024 px: times {rival}"
+        yield Target("restoration", text, bar, True, "x", value)
+        value = stored("times faster than plain", "cpu", **where, **{"pass": "training step"})
+        text = f"CPU training step of DEA-Net, 128 px crops: times {rival}"
+        yield Target("restoration", text, 1.5, True, "x", value)
+    value = stored("times faster than compiled", "cpu", **{"pass": "folded inference"})
+    text = "CPU folded DEA-Net, least of sizes and formats: times compiled"
+    yield Target("restoration", text, 1.2, True, "x", value)
+    text = "live tensors of folded DEA-Net, both formats"
+    yield Target("restoration", text, 420, False, "bytes/pixel", most("live", backend="kernel"))
+    for part, bar in (("folded inference", 1.5), ("training step", 1.3)):
+        value = stored("times faster than plain", "cuda", **{"pass": part})
+        text = f"GPU {part} of DEA-Net, bf16 channels_last: times plain"
+        yield Target("restoration", text, bar, True, "x", value)
+    value = stored("times faster than compiled", "cuda", **{"pass": "folded inference"})
+    text = "GPU folded inference of DEA-Net: times compiled"
+    yield Target("restoration", text, 1.2, True, "x", value)
 
 
 def _cuda_targets() -> Iterable[Target]:
@@ -202,7 +255,12 @@ def _generalization_targets() -> Iterable[Target]:
         yield Target("generalization", metric, bar, at_least, unit, stored(metric))
 
 
-TARGETS = (*_cpu_targets(), *_cuda_targets(), *_generalization_targets())
+TARGETS = (
+    *_cpu_targets(),
+    *_restoration_targets(),
+    *_cuda_targets(),
+    *_generalization_targets(),
+)
 
 
 def findings(records: Records) -> list[Finding | None]:

@@ -10,12 +10,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from dea_reference import dea_net as definition
-from live_bytes import LiveBytes
 from timm.models import save_for_hf
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
 import ibnvision
+from ibnvision.benchmark.live_bytes import LiveBytes
 from ibnvision.models import RESTORERS, DEANet, from_weights, load_weights
 from ibnvision.ops import why_no_kernel
 from ibnvision.testing import assert_close

@@ -5,10 +5,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from live_bytes import LiveBytes
 from test_dea_net import SMALL, images, network
 from torch import Tensor
 
+from ibnvision.benchmark.live_bytes import LiveBytes
 from ibnvision.models import DEANet
 from ibnvision.models.strips import plan, windows
 from ibnvision.ops import reference_ops
