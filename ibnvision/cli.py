@@ -98,7 +98,8 @@ def _eval(options: argparse.Namespace) -> None:
 
     from ibnvision import engine
     from ibnvision.engine.predict import find_weights, load_trained
-    from ibnvision.engine.progress import ABSENT_RULE, results_table
+    from ibnvision.engine.progress import results_table
+    from ibnvision.metrics import rules
 
     path = find_weights(options.run_or_file)
     trained = load_trained(path)
@@ -111,7 +112,7 @@ def _eval(options: argparse.Namespace) -> None:
     )
     Console().print(results_table(results, f"{path} on {options.split}"))
     if options.out:
-        report = {"weights": str(path), "split": options.split, "absent_rule": ABSENT_RULE}
+        report = {"weights": str(path), "split": options.split, **rules(results[domains[0]])}
         target = Path(options.out) / "eval.json"
         target.write_text(json.dumps(_plain(report | {"domains": results}), indent=1) + "\n")
         print(target)
@@ -135,9 +136,16 @@ def _predict(options: argparse.Namespace) -> None:
     from ibnvision.engine import checkpoint
     from ibnvision.engine.predict import find_weights, load_trained, predict
 
-    weights = find_weights(options.weights, task=_ALIASES.get(options.verb))
+    wanted = _ALIASES.get(options.verb)
+    weights = find_weights(options.weights, task=wanted)
     out = Path(options.out) if options.out else _free_folder(Path("runs") / "predict")
-    if not checkpoint.is_run(weights):
+    task = checkpoint.task_of(weights)
+    if task and wanted and task != wanted:
+        raise ValueError(
+            f"{options.verb} needs weights of {wanted}, {weights} holds those of {task}: "
+            "use ibnvision predict, or other --weights"
+        )
+    if task is None:
         return _restore(options, models.from_weights(weights).to(options.device), weights, out)
     trained = load_trained(weights, options.device)
     if hasattr(trained.model, "restore"):

@@ -19,8 +19,8 @@ from typing import Any
 
 _CHOICES = {
     "preset": ("tiny", "quick", "full"),
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("poly", "constant"),
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("poly", "cosine", "constant"),
     "augment": ("none", "flip", "jitter"),
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
@@ -49,28 +49,30 @@ class Config:
     name: str = "run"  # the run folder is <out>/<task>/<name>; load() fills in the file's name
     model: str = "resnet50_ibn_a"  # backbone, a timm name
     model_args: dict[str, Any] = field(default_factory=dict)  # handed to the task's build_model
+    loss_args: dict[str, Any] = field(default_factory=dict)  # handed to the task's compute_loss
 
     # data
     train_domains: tuple[str, ...] = ("streets_day",)  # sources; their val split selects best.pt
     test_domains: tuple[str, ...] = ()  # measured at every evaluation, never used for a choice
     preset: str = "quick"  # size and count of the procedural sets: tiny, quick, full
     data: dict[str, str] = field(default_factory=dict)  # domain or family (camvid) -> root folder
-    size: tuple[int, ...] = ()  # height and width in pixels; empty: the preset's own
+    size: tuple[int, ...] = ()  # height and width in pixels, in dehazing of crops; empty: preset's
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # per RGB channel, of images in [0, 1]
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # dehazing takes neither mean nor std
     augment: str = "flip"  # none; flip: horizontal; jitter: flip and strong colour jitter
 
     # optimization
     steps: int = 10_000  # optimizer steps
     batch_size: int = 16  # images per process and forward pass
     grad_accum: int = 1  # forward passes per optimizer step
-    optimizer: str = "sgd"  # sgd, adamw
+    optimizer: str = "sgd"  # sgd, adam, adamw
     lr: float = 0.01  # peak learning rate
     momentum: float = 0.9  # of sgd
     nesterov: bool = True  # of sgd
     weight_decay: float = 5e-4
-    schedule: str = "poly"  # poly: lr * (1 - step / steps) ** power; constant
+    schedule: str = "poly"  # poly: lr * (1 - step / steps) ** power; cosine: to lr_end; constant
     power: float = 0.9  # of poly
+    lr_end: float = 0.0  # of cosine: the rate of the last step
     warmup: int = 20  # first steps, over which lr rises linearly
     ema: float = 0.0  # decay of the averaged weights that are then evaluated; 0: off
 
@@ -100,6 +102,7 @@ class Config:
         for key, low in _MINIMUM.items():
             _require(getattr(self, key) >= low, key, f"at least {low}", getattr(self, key))
         _require(self.lr > 0, "lr", "greater than 0", self.lr)
+        _require(0 <= self.lr_end <= self.lr, "lr_end", f"in [0, lr={self.lr}]", self.lr_end)
         _require(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
         _require(
             self.threads == "auto" or (isinstance(self.threads, int) and self.threads > 0),

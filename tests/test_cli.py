@@ -4,9 +4,11 @@ import shutil
 import cv2
 import pytest
 import torch
+from hazy_toy import add_domains
 
 from ibnvision import cli, config
 from ibnvision.engine import checkpoint, read_records
+from ibnvision.metrics import PROTOCOLS
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +17,17 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "runs"
     assert cli.main(["train", "seg_streets_tiny", f"out={out}", "threads=1", "device=cpu"]) == 0
     return out / "segmentation" / "seg_streets_tiny"
+
+
+@pytest.fixture(scope="module")
+def dehazing(tmp_path_factory):
+    """The same with the tiny config of dehazing, on a stand-in where its domains are missing."""
+    out = tmp_path_factory.mktemp("cli") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        add_domains(patch, "haze", "haze_dense")
+        words = [f"out={out}", "threads=1", "device=cpu", "size=[16,16]"]
+        assert cli.main(["train", "dehaze_streets_tiny", *words]) == 0
+        yield out / "dehazing" / "dehaze_streets_tiny"
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +142,29 @@ def test_predict_names_what_it_cannot_use(trained, tmp_path, capsys):
     assert "stride must be at least 1" in error_of(capsys, "predict", *weights, "--stride", "0")
 
 
+def test_dehazing_trains_measures_and_restores(dehazing, trained, tmp_path, capsys):
+    losses = [row["loss"] for row in read_records(dehazing) if row["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    assert cli.main(["eval", str(dehazing), "--out", "eval"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "haze_dense" in text and "ITU-R BT.601 in studio range" in text
+    report = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert report["protocols"] == PROTOCOLS and "absent_rule" not in report
+    last = read_records(dehazing)[-1]
+    for key in PROTOCOLS:
+        assert report["domains"]["haze_dense"][key] == pytest.approx(last[key])
+    assert len(list((tmp_path / "eval" / "overlays").iterdir())) == 6
+    shutil.copytree(dehazing, tmp_path / "runs" / "dehazing" / "mine")
+    shutil.copytree(trained, tmp_path / "runs" / "segmentation" / "newer")
+    (tmp_path / "runs" / "segmentation" / "newer" / "last.pt").touch()
+    cv2.imwrite("photo.png", (torch.rand(21, 30, 3) * 255).byte().numpy())
+    assert cli.main(["dehaze", "photo.png", "--out", "out"]) == 0
+    assert "runs/dehazing/mine/last.pt" in capsys.readouterr().out
+    assert cv2.imread("out/photo.png").shape == (21, 30, 3)
+    wrong = error_of(capsys, "dehaze", "photo.png", "--weights", str(trained))
+    assert "dehaze needs weights of dehazing" in wrong and "holds those of segmentation" in wrong
+
+
 def test_weights_that_do_not_fit_are_named(trained, tmp_path, capsys):
     state = checkpoint.load(trained / "last.pt")
     state["model"].popitem()
@@ -140,6 +176,8 @@ def test_unknown_names_come_with_the_nearest(trained, capsys):
     assert "did you mean 'train'" in error_of(capsys, "trian")
     assert "did you mean 'streets_quick'" in error_of(capsys, "train", "streets_quik")
     assert "did you mean 'momentum'" in error_of(capsys, "train", "streets_quick", "momentun=1")
+    contrast = ["loss_args.contrst=1", "task=dehazing"]
+    assert "did you mean 'contrast'" in error_of(capsys, "train", "streets_quick", *contrast)
     assert "did you mean 'ops'" in error_of(capsys, "benchmark", "op")
     assert "streets_fog" in error_of(capsys, "eval", str(trained), "--domains", "streets_fgo")
     assert "--data must read NAME=DIR" in error_of(capsys, "eval", str(trained), "--data", "x")

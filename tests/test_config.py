@@ -7,9 +7,19 @@ from ibnvision.config import Config
 
 
 def test_every_installed_config_loads_under_its_name():
-    assert {"streets_quick", "seg_streets_tiny"} <= set(config.names())
+    tiny = {"seg_streets_tiny", "dehaze_streets_tiny"}
+    assert {"streets_quick", "dehaze_its", *tiny} <= set(config.names())
     for name in config.names():
         assert config.load(name).name == name
+
+
+def test_the_published_dehazing_setting():
+    cfg = config.load("dehaze_its", ["loss_args.vgg=imagenet", "data.its=/x"])
+    assert (cfg.optimizer, cfg.schedule, cfg.lr, cfg.lr_end) == ("adam", "cosine", 1e-4, 1e-6)
+    assert (cfg.steps, cfg.batch_size, cfg.size) == (1_500_000, 16, (256, 256))
+    assert (cfg.warmup, cfg.weight_decay, cfg.ema, cfg.precision) == (0, 0, 0, "fp32")
+    assert cfg.loss_args == {"contrast": 0.1, "vgg": "imagenet"}
+    assert cfg.test_domains == ("sots_indoor", "sots_outdoor")
 
 
 def test_overrides_reach_every_kind_of_value():
@@ -24,6 +34,7 @@ def test_overrides_reach_every_kind_of_value():
             "test_domains=[streets_fog, streets_night]",
             "model_args.ibn=b",
             "model_args.channels=[16,32]",
+            "loss_args.contrast=0.1",
             "data.camvid=/some/folder",
             "data.camvid_day=other",
             "threads=2",
@@ -35,6 +46,7 @@ def test_overrides_reach_every_kind_of_value():
     assert (cfg.model_args["ibn"], cfg.model_args["channels"]) == ("b", [16, 32])
     assert cfg.data == {"camvid": "/some/folder", "camvid_day": "other"}
     assert cfg.threads == 2
+    assert cfg.loss_args == {"contrast": 0.1}
 
 
 def test_dump_reads_back_equal(tmp_path):
@@ -76,6 +88,11 @@ def test_config_is_frozen():
         ("threads=many", ValueError, "threads must be at least 1"),
         ("lr=0", ValueError, "lr must be greater than 0, got 0.0"),
         ("lr=nan", ValueError, "lr must be greater than 0, got nan"),
+        ("lr_end=0.1", ValueError, r"lr_end must be in \[0, lr=0.05\], got 0.1"),
+        ("lr_end=-1", ValueError, "lr_end must be in .* got -1.0"),
+        ("schedule=cos", ValueError, "schedule must be one of poly, cosine, constant, got 'cos'"),
+        ("optimizer=adma", ValueError, "optimizer must be one of sgd, adam, adamw, got 'adma'"),
+        ("loss_args=0.1", TypeError, "loss_args must be a table, got 0.1"),
         ("batch_size=0", ValueError, "batch_size must be at least 1, got 0"),
         ("ema=1", ValueError, r"ema must be in \[0, 1\), got 1.0"),
         ("size=[64]", ValueError, r"size must be empty or \[height, width\]"),

@@ -17,7 +17,7 @@ FLOORS = {
     "layers": ("ops", "torch timm"),
     "models": ("layers", "torch torchvision timm segmentation_models_pytorch numpy"),
     "__init__": ("models layers ops _version", "timm"),
-    "methods": ("layers ops", "torch"),
+    "methods": ("layers ops", "torch torchvision"),
     "metrics": ("", "torch numpy torchmetrics faster_coco_eval"),
     "config": ("", "torch numpy"),
     "testing": ("", "torch numpy"),

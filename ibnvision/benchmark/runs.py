@@ -43,6 +43,7 @@ RESERVE_S = 40.0  # for throughput, pictures and the page
 STRESS = ("streets_sketch", "streets_invert")
 CAMVID = ("camvid_day", "camvid_dusk")
 NOT_PROTOCOL = ("seed", "name", "out", "workers", "log_every", "data")
+LATER = ("loss_args", "lr_end")  # younger than recorded protocols: left out where they do nothing
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def protocol_of(prints: Mapping[str, str], *configs: Config) -> str:
     plain = []
     for cfg in configs:
         values = config.to_dict(cfg)
-        plain.append({k: v for k, v in values.items() if k not in NOT_PROTOCOL})
+        idle = [key for key in LATER if not values[key]]
+        plain.append({k: v for k, v in values.items() if k not in (*NOT_PROTOCOL, *idle)})
     return digest(dict(prints), APPEARANCE_HASH, plain)
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from ibnvision import config, data
 from ibnvision.config import Config
+from ibnvision.metrics import as_text, unit
 from ibnvision.tasks import Task
 
 from . import checkpoint, pictures, run_folder, sets
@@ -60,11 +61,11 @@ def evaluate(
     """Measure `model` in fp32 on a split of each domain (default: the test domains of `cfg`).
 
     Returns per domain what the task's metric computes, and `images`. With `out`, also writes
-    confusion_<domain>.png and overlays/<domain>_<i>.png there.
+    overlays/<domain>_<i>.png there, and confusion_<domain>.png where the metric has counted one.
     """
     task, accelerator = find_task(cfg), _start(cfg)
     names = list(cfg.test_domains if domains is None else domains)
-    classes = sets.class_names([cfg.train_domains[0], *names])
+    classes = sets.class_names(cfg, [cfg.train_domains[0], *names])
     with explained(cfg):
         found = {name: sets.build(cfg, name, split) for name in names}
         model = model.to(accelerator.device)
@@ -75,8 +76,9 @@ def evaluate(
 def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     begin = time.perf_counter()
     task, accelerator = find_task(cfg), _start(cfg)
+    task.check(cfg)
     saved = run_folder.claim(cfg, resume=resume, overwrite=overwrite)
-    classes = sets.class_names([*cfg.train_domains, *cfg.test_domains])
+    classes = sets.class_names(cfg, [*cfg.train_domains, *cfg.test_domains])
     training = sets.training_set(cfg)
     selection = {name: sets.build(cfg, name, "val") for name in cfg.train_domains}
     tests = {name: sets.build(cfg, name, "test") for name in cfg.test_domains}
@@ -91,7 +93,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     facts = run_folder.environment(accelerator.device, accelerator.num_processes)
     run.write_env(facts)
     _announce(run, cfg, facts, state)
-    size = [int(n) for n in training[0]["image"].shape[1:]]
+    size = sets.image_size(training)
     identity = {"task": cfg.task, "config": config.to_dict(cfg), "size": size}
     identity["classes"] = list(classes)
 
@@ -159,8 +161,7 @@ def _steps(
     device, world = accelerator.device, accelerator.num_processes
     first = state.position // cfg.batch_size
     count = (cfg.steps - state.step) * cfg.grad_accum * world
-    length: int = len(training)  # type: ignore[arg-type]
-    order = sets.StepSampler(length, cfg.batch_size, cfg.seed, first, first + count)
+    order = sets.order(cfg, training, first, first + count)
     model = accelerator.prepare_model(state.model)
     forward: Any = torch.compile(model) if cfg.compile else model
     loader = sets.loader(cfg, training, batch_sampler=order)
@@ -267,25 +268,32 @@ def _evaluate(
     training = model.training
     model.eval()
     results: Results = {}
+    overlays = (out or Path()) / "overlays"
     for domain, dataset in found.items():
         metric, shown = task.new_metric(classes), 0
-        for index, batch in enumerate(accelerator.prepare_data_loader(sets.loader(cfg, dataset))):
+        loader = sets.loader(cfg, dataset, batch_size=task.EVALUATION_BATCH)
+        for index, batch in enumerate(accelerator.prepare_data_loader(loader)):
             if stop:
                 stop.check()
             if index == batches:
                 break
             prediction = task.predict(model, batch["image"])
-            both = accelerator.gather_for_metrics((prediction, batch["target"]))
-            metric.update(*both)
-            while out and shown < min(_PICTURES_PER_DOMAIN, len(prediction)):
+            both = (prediction, batch["target"])
+            if task.EVALUATION_BATCH:  # sizes may differ between processes
+                for pair in accelerator.gather_for_metrics([both], use_gather_object=True):
+                    metric.update(*pair)
+            else:
+                metric.update(*accelerator.gather_for_metrics(both))
+            wanted = min(_PICTURES_PER_DOMAIN - shown, len(prediction)) if out else 0
+            for i in range(wanted):
                 picture = task.draw(
-                    batch["image"][shown],
-                    batch["target"][shown],
-                    prediction[shown],
+                    batch["image"][i],
+                    batch["target"][i],
+                    prediction[i],
                     classes=classes,
                     palette=torch.tensor(data.PALETTE),
                 )
-                pictures.save_png(picture, out / "overlays" / f"{domain}_{shown}.png")
+                pictures.save_png(picture, overlays / f"{domain}_{shown}.png")
                 shown += 1
         results[domain] = {"images": len(dataset), **metric.compute()}  # type: ignore[arg-type]
         if out and hasattr(metric, "confusion"):
@@ -303,8 +311,9 @@ def _summary(cfg: Config, results: Results, score: str) -> str:
     if not source or not targets:
         return ""
     home, away = float(np.mean(source)), float(np.mean(targets))
-    parts = f"source {home:.1f}, mean of {len(targets)} targets {away:.1f}, gap {home - away:.1f}"
-    return f"{score.removesuffix('_pct')} %: {parts}"
+    gap = f"gap {as_text(score, home - away)}"
+    parts = f"source {as_text(score, home)}, mean of {len(targets)} targets {as_text(score, away)}"
+    return f"{score.rpartition('_')[0]} {unit(score)}: {parts}, {gap}"
 
 
 def _announce(run: RunFolder, cfg: Config, facts: Mapping[str, Any], state: State) -> None:

@@ -66,11 +66,18 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def is_run(path: str | Path) -> bool:
     """Whether a readable file is a checkpoint of this package, not a bare weights file."""
+    return task_of(path) is not None
+
+
+def task_of(path: str | Path) -> str | None:
+    """The task of a checkpoint of this package, None for any other file; reads no weights."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # what cannot be read so is reported by whoever reads it
-        return False
-    return isinstance(state, dict) and state.get("format") == FORMAT
+        return None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        return None
+    return str(state["task"])
 
 
 def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

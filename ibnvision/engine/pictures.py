@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ibnvision.metrics import unit
+
 from .checkpoint import write_atomic
 
 
@@ -38,7 +40,9 @@ def save_curves(records: Sequence[Mapping[str, Any]], score: str, path: Path) ->
     for label, points in curves.items():
         dashed = "--" if label.endswith("(val)") else "-"
         right.plot(*zip(*points, strict=True), dashed, marker="o", markersize=3, label=label)
-    right.set(xlabel="step", ylabel=score.replace("_pct", " (%)"), ylim=(0, 100))
+    right.set(xlabel="step", ylabel=f"{score.rpartition('_')[0]} ({unit(score)})")
+    if unit(score) == "%":
+        right.set_ylim(0, 100)
     if curves:
         right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     for axes in (left, right):

@@ -19,7 +19,7 @@ from .sets import build
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _WEIGHTS = ("segmenter.pt", "dehazer.pt", "last.pt")
-_CONFIGS = {"segmentation": "streets_quick"}  # what trains a task
+_CONFIGS = {"segmentation": "streets_quick", "dehazing": "streets_dehaze"}  # what trains a task
 _SCENES = 2
 
 
@@ -60,7 +60,7 @@ def find_weights(
         )
     found = [path for name in _WEIGHTS for path in Path(runs).rglob(name)]
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        if task is None or checkpoint.load(path)["config"]["task"] == task:
+        if task is None or checkpoint.task_of(path) == task:
             return path
     recipe = _CONFIGS.get(task or "segmentation")
     advice = f"train first (ibnvision train {recipe}), or " if recipe else ""

@@ -1,6 +1,5 @@
 """What a person sees of a run: a bar on a terminal, lines elsewhere, a table per evaluation."""
 
-import math
 import resource
 import signal
 import sys
@@ -15,10 +14,9 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ibnvision.metrics import ABSENT_RULE
+from ibnvision.metrics import as_text, heading, notes
 
 __all__ = [
-    "ABSENT_RULE",
     "Interrupted",
     "StepProgress",
     "StopRequest",
@@ -104,22 +102,18 @@ def memory_mb(device: torch.device) -> float:
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Group:
-    """Rows of `evaluate`, one per domain with all classes, and the rule for absent ones."""
+    """Rows of `evaluate`, one per domain with all its numbers, and the rules that they go by."""
     table = Table(title=title)
     table.add_column("domain", no_wrap=True)
     first = next(iter(results.values()))
-    scores = [key for key, value in first.items() if key.endswith("_pct") and _is_number(value)]
-    for key in scores:
-        table.add_column(
-            key.removesuffix("_pct").replace("_", " "), justify="right", style="bold", no_wrap=True
-        )
-    for name in first["iou_pct"]:
+    scores = [key for key, value in first.items() if isinstance(value, float)]
+    names = list(first.get("iou_pct", ()))
+    for key in scores:  # a narrow terminal breaks the names of classes, if there are any
+        table.add_column(heading(key), justify="right", style="bold", no_wrap=bool(names))
+    for name in names:
         table.add_column(name, justify="right")
     for domain, row in results.items():
-        values = [*(row[key] for key in scores), *row["iou_pct"].values()]
-        table.add_row(domain, *("-" if math.isnan(v) else f"{v:.1f}" for v in values))
-    return Group(table, f"in %, higher is better; {ABSENT_RULE}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float)
+        classes = row.get("iou_pct", {}).values()
+        shown = [as_text(key, row[key]) for key in scores]
+        table.add_row(domain, *shown, *(as_text("iou_pct", value) for value in classes))
+    return Group(table, *notes(first))

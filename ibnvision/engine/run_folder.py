@@ -64,6 +64,7 @@ def claim(cfg: Config, *, resume: bool, overwrite: bool) -> dict[str, Any] | Non
 
 
 def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    old = {**config.to_dict(config.Config()), **old}  # a key newer than the run had its default
     changed = [
         f"{key} ({old.get(key)!r} -> {new.get(key)!r})"
         for key in sorted({*old, *new})

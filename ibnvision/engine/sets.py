@@ -1,14 +1,17 @@
 """Data sets of a run and the order in which training reads them."""
 
+import bisect
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from ibnvision import data
 from ibnvision.config import Config
+
+_DRAW = 1  # tells the chance of a drawn item from that of an augmented batch
 
 
 def build(cfg: Config, domain: str, split: str) -> Dataset:
@@ -21,24 +24,81 @@ def build(cfg: Config, domain: str, split: str) -> Dataset:
     return dataset
 
 
+class Drawn(NamedTuple):
+    """An index of a DrawnSet."""
+
+    item: int
+    position: int  # in the stream of training samples
+
+
+class DrawnSet(ConcatDataset):
+    """Sets in a row whose items are drawn: an item is decided by (seed, position) alone.
+
+    A set without `draw` gives its items as they are.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], size: tuple[int, int], seed: int) -> None:
+        super().__init__(datasets)
+        self.size, self.seed = size, seed
+
+    def __getitem__(self, index: Any) -> Any:
+        item, position = index
+        part = bisect.bisect_right(self.cumulative_sizes, item)
+        place = item - (self.cumulative_sizes[part - 1] if part else 0)
+        dataset: Any = self.datasets[part]
+        if not hasattr(dataset, "draw"):
+            return dataset[place]
+        return dataset.draw(place, step_generator(self.seed, position, _DRAW), self.size)
+
+
 def training_set(cfg: Config) -> Dataset:
-    """The train splits of all source domains in a row."""
-    return ConcatDataset([build(cfg, domain, "train") for domain in cfg.train_domains])
+    """The train splits of all source domains in a row; drawn where a set can `draw`."""
+    datasets = [build(cfg, domain, "train") for domain in cfg.train_domains]
+    if not any(hasattr(dataset, "draw") for dataset in datasets):
+        return ConcatDataset(datasets)
+    preset = data.PRESETS[cfg.preset]
+    size = (cfg.size[0], cfg.size[1]) if cfg.size else (preset.height, preset.width)
+    return DrawnSet(datasets, size, cfg.seed)
 
 
-def class_names(domains: Sequence[str]) -> tuple[str, ...]:
-    """The one class list that all domains share; ValueError where they differ."""
-    first = data.classes(domains[0])
-    for domain in domains[1:]:
-        if data.classes(domain) != first:
+def image_size(training: Dataset) -> list[int]:
+    """Height and width of the first training image; whatever stops its reading is raised."""
+    first: Any = Drawn(0, 0) if isinstance(training, DrawnSet) else 0
+    return [int(n) for n in training[first]["image"].shape[1:]]
+
+
+def class_names(cfg: Config, domains: Sequence[str]) -> tuple[str, ...]:
+    """The one class list that all domains share.
+
+    Raises: KeyError for an unknown domain; ValueError for one of another task than `cfg.task`, or
+    where the lists differ.
+    """
+    lists = {domain: data.classes(domain) for domain in domains}
+    first = lists[domains[0]]
+    for domain, found in lists.items():
+        task = data.DOMAINS[domain].task
+        if task != cfg.task:
+            fitting = [name for name, row in data.DOMAINS.items() if row.task == cfg.task]
+            raise ValueError(
+                f"a run of the task {cfg.task} needs domains of that task, but {domain!r} is for "
+                f"{task}; there are: {', '.join(fitting) or 'none'}"
+            )
+        if found != first:
             raise ValueError(
                 f"all domains of a run must share one class list: {domains[0]} has {list(first)}, "
-                f"{domain} has {list(data.classes(domain))}"
+                f"{domain} has {list(found)}"
             )
     return tuple(first)
 
 
-class StepSampler(Sampler[list[int]]):
+def order(cfg: Config, training: Dataset, start: int, stop: int) -> Sampler:
+    """The sampler of the training batches `start` to `stop`."""
+    kind = DrawSampler if isinstance(training, DrawnSet) else StepSampler
+    length: int = len(training)  # type: ignore[arg-type]
+    return kind(length, cfg.batch_size, cfg.seed, start, stop)
+
+
+class StepSampler(Sampler[list]):
     """Batches `start` to `stop` of an endless stream of shuffled passes over `length` samples.
 
     Batch i is a pure function of (seed, i), so a position is one number and resuming needs no
@@ -52,7 +112,7 @@ class StepSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list]:
         current, order = -1, torch.empty(0)
         for batch in range(self.start, self.stop):
             indices = []
@@ -65,8 +125,17 @@ class StepSampler(Sampler[list[int]]):
             yield indices
 
 
+class DrawSampler(StepSampler):
+    """The batches of StepSampler as indices of a DrawnSet."""
+
+    def __iter__(self) -> Iterator[list]:
+        for batch, items in zip(range(self.start, self.stop), super().__iter__(), strict=True):
+            first = batch * self.batch_size
+            yield [Drawn(item, first + i) for i, item in enumerate(items)]
+
+
 def step_generator(seed: int, *position: int) -> torch.Generator:
-    """The source of chance of one batch: the same for the same seed and position, in every run."""
+    """The source of chance of one place in a run: the same for the same seed and position."""
     return torch.Generator().manual_seed(_mix(seed, *position, 1))
 
 
@@ -82,12 +151,16 @@ def loader(
     dataset: Dataset,
     *,
     batch_sampler: Sampler | None = None,
+    batch_size: int = 0,
 ) -> DataLoader:
-    """A DataLoader in set order or that of `batch_sampler`, leaving the global generators alone."""
-    order = {"batch_sampler": batch_sampler} if batch_sampler else {"batch_size": cfg.batch_size}
+    """A DataLoader in set order or that of `batch_sampler`, leaving the global generators alone.
+
+    batch_size: of the set order; 0: that of the config.
+    """
+    in_order = {"batch_size": batch_size or cfg.batch_size}
     return DataLoader(
         dataset,
-        **order,
+        **({"batch_sampler": batch_sampler} if batch_sampler else in_order),
         num_workers=cfg.workers,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(cfg.seed),

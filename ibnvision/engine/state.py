@@ -1,5 +1,6 @@
 """The state of a training: everything that its next step depends on."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +30,14 @@ def build_model(cfg: Config, num_classes: int) -> nn.Module:
 
 
 def learning_rate(cfg: Config, step: int) -> float:
-    """The rate of optimizer step `step`, counted from 0: linear warm-up times the schedule."""
+    """The rate of optimizer step `step`, counted from 0: linear warm-up times the schedule.
+
+    The cosine reaches `lr_end` at the last step, which it counts as `steps`, as DEA-Net's does.
+    """
     rising = min(1.0, (step + 1) / cfg.warmup) if cfg.warmup else 1.0
+    if cfg.schedule == "cosine":
+        share = 0.5 * (1 + math.cos(math.pi * (step + 1) / cfg.steps))
+        return rising * (cfg.lr_end + (cfg.lr - cfg.lr_end) * share)
     falling = (1 - step / cfg.steps) ** cfg.power if cfg.schedule == "poly" else 1.0
     return cfg.lr * rising * falling
 
@@ -50,9 +57,8 @@ class State:
                 weight_decay=cfg.weight_decay,
             )
         else:
-            self.optimizer = torch.optim.AdamW(
-                self.model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay
-            )
+            kind = torch.optim.Adam if cfg.optimizer == "adam" else torch.optim.AdamW
+            self.optimizer = kind(self.model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
         average = get_ema_multi_avg_fn(cfg.ema)
         self.ema = AveragedModel(self.model, multi_avg_fn=average) if cfg.ema else None

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
-from . import segmentation
+from . import dehazing, segmentation
 
 Batch = dict[str, Any]
 
@@ -22,6 +22,11 @@ class Task(Protocol):
     """The functions that the engine calls; images are float RGB in [0, 1] throughout."""
 
     score: str  # the key of the metric's result that is compared; larger is better
+    EVALUATION_BATCH: int  # images per forward pass of an evaluation; 0: the config's batch_size
+
+    def check(self, cfg: Any) -> None:
+        """Refuse a config that this task cannot train, before anything is written."""
+        ...
 
     def build_model(
         self,
@@ -64,6 +69,6 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {"segmentation": segmentation}
+TASKS: dict[str, Task] = {"segmentation": segmentation, "dehazing": dehazing}
 
 __all__ = ["TASKS", "Batch", "Metric", "Task"]

@@ -8,11 +8,20 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as transform
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+from torchvision.utils import draw_segmentation_masks
 
 from ibnvision.metrics import IGNORE, SegmentationMetric
 
+from .panels import enlarge, in_a_row, labelled, to_bytes
+
 score = "miou_pct"
+EVALUATION_BATCH = 0
+
+
+def check(cfg: Any) -> None:
+    """ValueError for a key of `loss_args`: this task has none."""
+    if cfg.loss_args:
+        raise ValueError(f"loss_args must be empty in segmentation, got {sorted(cfg.loss_args)}")
 
 
 class Normalized(nn.Module):
@@ -102,30 +111,19 @@ def draw(
     image: float [3, H, W] in [0, 1]; target, prediction: class ids [H, W]; palette: uint8, at least
     K rows of 3. Small images are enlarged by a whole factor.
     """
-    factor = max(1, round(240 / image.shape[1]))
-    picture = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    picture = enlarge(to_bytes(image))
     colours = [tuple(row) for row in palette[: len(classes)].tolist()]
-
-    def enlarge(tensor: Tensor) -> Tensor:
-        return tensor.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
     def painted(ids: Tensor) -> Tensor:
         masks = torch.stack([ids.cpu() == k for k in range(len(classes))])
-        return draw_segmentation_masks(enlarge(picture), enlarge(masks), alpha=0.7, colors=colours)
+        return draw_segmentation_masks(picture, enlarge(masks), alpha=0.7, colors=colours)
 
-    panels = [enlarge(picture)]
-    panels += [painted(ids) for ids in (target, prediction) if ids is not None]
-    gap = torch.full((3, panels[0].shape[1], 4), 255, dtype=torch.uint8)
-    row = torch.cat([part for panel in panels for part in (panel, gap)][:-1], 2)
-    captions = ["input", "target", "prediction"] if target is not None else ["input", "prediction"]
-    return torch.cat([_captions(captions, row.shape[2]), row, _legend(classes, colours, row)], 1)
-
-
-def _captions(words: list[str], width: int) -> Tensor:
-    strip = torch.full((3, 20, width), 255, dtype=torch.uint8)
-    step = (width + 4) / len(words)
-    boxes = torch.tensor([[step * i, 2, step * i + step - 6, 18] for i in range(len(words))])
-    return _labelled(strip, boxes, words, ["white"] * len(words), ["black"] * len(words))
+    panels = {"input": picture}
+    if target is not None:
+        panels["target"] = painted(target)
+    panels["prediction"] = painted(prediction)
+    row = in_a_row(panels)
+    return torch.cat([row, _legend(classes, colours, row)], 1)
 
 
 def _legend(classes: Sequence[str], colours: list[tuple], row: Tensor) -> Tensor:
@@ -142,18 +140,4 @@ def _legend(classes: Sequence[str], colours: list[tuple], row: Tensor) -> Tensor
         ]
     )
     inks = ["black" if 3 * r + 6 * g + b > 1270 else "white" for r, g, b in colours]
-    return _labelled(strip, boxes, list(classes), colours, inks)
-
-
-def _labelled(
-    strip: Tensor, boxes: Tensor, words: list[str], colours: list, inks: list[str]
-) -> Tensor:
-    width = strip.shape[2]
-    boxes[:, 2] = boxes[:, 2].clamp(max=width - 1)
-    filled = strip.clone()
-    for (left, top, right, bottom), colour in zip(boxes.int().tolist(), colours, strict=True):
-        rgb = (255, 255, 255) if colour == "white" else colour
-        filled[:, top:bottom, left:right] = torch.tensor(rgb, dtype=torch.uint8)[:, None, None]
-    return draw_bounding_boxes(
-        filled, boxes.float(), labels=words, colors="white", label_colors=inks, width=1
-    )
+    return labelled(strip, boxes, list(classes), colours, inks)
