@@ -13,7 +13,7 @@ from typing import Any
 
 from ibnvision.config import nearest
 
-_BENCHMARKS = ("generalization", "models", "ops", "restoration", "report")
+_BENCHMARKS = ("dehazing", "generalization", "models", "ops", "restoration", "report")
 _SHOWN = 20  # problems of a split that `data check` prints
 _EXPECTED = (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError, ArithmeticError)
 
@@ -160,6 +160,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _restore(options: argparse.Namespace, model: Any, weights: Path, out: Path) -> None:
+    from ibnvision.engine.gate import gate_of, stored_gate
     from ibnvision.engine.restore import restore_files
 
     if not options.paths:
@@ -168,6 +169,9 @@ def _restore(options: argparse.Namespace, model: Any, weights: Path, out: Path) 
         raise ValueError("--half must come with --device cuda: the CPU is slower in half precision")
     if options.stride != 1:
         raise ValueError("--stride must be 1 for a restored video")
+    gate = gate_of(options.gate_range) if options.gate_range else None
+    if options.gate and not gate:
+        gate = stored_gate(weights)
     if hasattr(model, "fuse"):
         model.fuse()
     report = restore_files(
@@ -177,8 +181,11 @@ def _restore(options: argparse.Namespace, model: Any, weights: Path, out: Path) 
         overwrite=options.overwrite,
         compare=options.compare,
         max_memory=None if options.max_memory is None else _bytes(options.max_memory),
+        gate=gate,
     )
     print(f"weights   {weights}")
+    if gate:
+        print(f"gate      untouched up to haze {gate.low:.3f}, restored from {gate.high:.3f} on")
     for path in report.written:
         print(f"restored  {path}")
     print(f"folder    {out}")
@@ -326,6 +333,12 @@ def _parser() -> argparse.ArgumentParser:
     dehaze = predict.add_argument_group("with the weights of a dehazing network")
     dehaze.add_argument("--max-memory", metavar="SIZE", help="such as 2GB; the result is the same")
     dehaze.add_argument("--compare", action="store_true", help="also write before beside after")
+    dehaze.add_argument(
+        "--gate", action="store_true", help="leave clear pictures as they are, by their haze"
+    )
+    dehaze.add_argument(
+        "--gate-range", metavar="LOW,HIGH", help="haze at which the gate opens, not the run's"
+    )
     dehaze.add_argument("--half", action="store_true", help="bfloat16, on a GPU")
 
     data = verb(

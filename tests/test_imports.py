@@ -24,11 +24,11 @@ FLOORS = {
     "data": ("", "torch torchvision numpy cv2"),
     "tasks": ("models methods metrics data", "torch torchvision timm"),
     "engine": (
-        "tasks metrics data config ops __init__",
+        "tasks methods metrics data config ops __init__",
         "torch torchvision numpy accelerate rich matplotlib",
     ),
     "benchmark": (
-        "engine tasks models layers ops testing metrics data config __init__",
+        "engine tasks models methods layers ops testing metrics data config __init__",
         "torch numpy matplotlib rich timm",
     ),
     "cli": ("benchmark engine metrics config data models ops __init__", "rich timm"),

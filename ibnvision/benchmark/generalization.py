@@ -6,10 +6,7 @@ results.json, table.md, report.html, records.jsonl, the runs, and segmenter.pt, 
 `ibnvision predict` finds.
 """
 
-import argparse
 import json
-import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +18,18 @@ import torch
 from ibnvision import data, engine
 from ibnvision.config import Config, to_dict
 from ibnvision.data.shifts import APPEARANCE_HASH
-from ibnvision.engine.run_folder import usable_cores
 from ibnvision.metrics import ABSENT_RULE
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
-from . import measure, pictures, record, report, scores, targets
+from . import measure, pictures, record, report, run_arguments, scores, targets
+from .run_results import leave_weights, rows_of
 from .runs import (
     ROWS,
     Job,
     Outcome,
     State,
     dataset_of,
-    final_scores,
     fingerprints,
     plan,
     protocol_of,
@@ -56,7 +52,7 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for job in {job.row.ibn: job for job in reversed(jobs)}.values():
+        for norm, job in {_norm(job): job for job in reversed(jobs)}.items():
             cfg = job.cfg
             classes = data.classes(cfg.train_domains[0])
             items = dataset_of(cfg, cfg.train_domains[0], "train", limit=cfg.batch_size)
@@ -71,7 +67,6 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
                 rate = len(picked) / sample[:, measure.CPU]
                 spread = measure.spread(rate)
                 median = float(sorted(rate)[len(rate) // 2])
-                norm = {"none": "BN", "a": "IBN-a", "b": "IBN-b"}[job.row.ibn]
                 found.append(
                     {
                         "row": norm,
@@ -84,6 +79,10 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
     finally:
         torch.set_num_threads(before)
     return found[::-1]
+
+
+def _norm(job: Job) -> str:
+    return {"none": "BN", "a": "IBN-a", "b": "IBN-b"}[job.cfg.model_args["backbone_args"]["ibn"]]
 
 
 def _step(cfg: Config, model: torch.nn.Module, batch: dict[str, Any]) -> Callable[[], object]:
@@ -122,38 +121,13 @@ def collect(
     roles = roles_of(jobs[0].cfg)
     first = [job for job in jobs if job.seed == jobs[0].seed]
     prints = fingerprints(jobs[0].cfg)
-    rows: list[dict[str, Any]] = []
-    for row in ROWS:
-        runs: list[dict[str, Any]] = []
-        for job in (j for j in outcome.done if j.row == row):
-            found = final_scores(job)
-            assert found is not None
-            runs.append(
-                {
-                    "seed": job.seed,
-                    "folder": str(job.folder),
-                    "scores": {d: r["miou_pct"] for d, r in found.items()},
-                    "iou": {d: r["iou_pct"] for d, r in found.items()},
-                    "wall_s": state.runs[job.cfg.name].get("wall_s"),
-                    "reused": job.cfg.name in outcome.reused,
-                }
-            )
-        runs.sort(key=lambda run: run["seed"])
-        command = next(j for j in first if j.row == row).command(config_name)[3:]
-        failed = {
-            j.cfg.name: outcome.failed[j.cfg.name]
-            for j in jobs
-            if j.row == row and j.cfg.name in outcome.failed
-        }
-        rows.append(
-            {
-                "name": row.name,
-                "augment": row.augment,
-                "command": shlex.join(["ibnvision", *command]),
-                "runs": runs,
-                "failed": failed,
-            }
-        )
+    rows = rows_of(jobs, outcome, state, config_name)
+    for row, job in zip(rows, first, strict=True):
+        row["augment"] = job.cfg.augment
+        for run in row["runs"]:
+            found = run.pop("found")
+            run["scores"] = {d: r["miou_pct"] for d, r in found.items()}
+            run["iou"] = {d: r["iou_pct"] for d, r in found.items()}
     by_seed = {r["name"]: {run["seed"]: run["scores"] for run in r["runs"]} for r in rows}
     return {
         "environment": common,
@@ -226,68 +200,35 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
     return [common | fields for fields in found]
 
 
-def leave_segmenter(results: Mapping[str, Any], out: Path) -> Path | None:
-    """Copy last.pt of the first seed of IBN-b (else IBN-a) to segmenter.pt: no score chooses."""
-    rows = {row["name"]: row["runs"] for row in results["rows"] if row["runs"]}
-    runs = rows.get("IBN-b") or rows.get("IBN-a")
-    if not runs:
-        return None
-    temporary, final = out / ".segmenter.pt", out / "segmenter.pt"
-    shutil.copyfile(Path(runs[0]["folder"]) / "last.pt", temporary)
-    temporary.replace(final)
-    return final
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0, or 1 when a training failed."""
-    parser = argparse.ArgumentParser(
-        prog="ibnvision benchmark generalization",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of the config, for every row"
-    )
-    parser.add_argument("--preset", choices=sorted(CONFIGS), default="quick")
-    parser.add_argument("--config", help="a config name or TOML file in place of the preset's")
-    parser.add_argument("--seeds", help="such as 0,1,2")
+    parser = run_arguments.parser("generalization", __doc__, CONFIGS)
     parser.add_argument(
         "--data", action="append", default=[], metavar="camvid=DIR", help="real frames as targets"
     )
-    parser.add_argument("--workers", type=int, help="trainings side by side (2; 1 on one core)")
     parser.add_argument(
         "--minutes",
         type=float,
         help="budget, whole seeds are dropped to keep it; 0: none (quick 9)",
     )
-    parser.add_argument("--out", help="folder (runs/generalization_<preset>)")
-    parser.add_argument("--record", help="also append the records to this JSON-lines file")
-    args = parser.parse_args(argv)
+    args = run_arguments.parse(parser, argv, SEEDS)
     begin = time.perf_counter()
-    try:
-        seeds = [int(s) for s in args.seeds.split(",")] if args.seeds else list(SEEDS[args.preset])
-    except ValueError:
-        parser.error(f"--seeds must be integers separated by commas, got {args.seeds!r}")
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        parser.error(f"--seeds must be different and not negative, got {args.seeds}")
-    if args.workers is not None and args.workers < 1:
-        parser.error(f"--workers must be at least 1, got {args.workers}")
     for pair in args.data:
         if not pair.startswith("camvid="):
             parser.error(f"--data must read camvid=DIR, got {pair!r}")
-    workers = args.workers or min(2, usable_cores())
     minutes = MINUTES[args.preset] if args.minutes is None else args.minutes
     config_name = args.config or CONFIGS[args.preset]
     out = Path(args.out or f"runs/generalization_{args.preset}")
     overrides = [*args.overrides, *(f"data.{pair}" for pair in args.data)]
-    jobs = plan(config_name, seeds, overrides, out, camvid=bool(args.data))
+    jobs = plan(config_name, args.seeds, overrides, out, camvid=bool(args.data))
     out.mkdir(parents=True, exist_ok=True)
     quick = args.preset == "tiny" or bool(args.overrides)
     common = record.environment("generalization", argv, "cpu", quick=quick)
-    print(f"{common['device']}, torch {common['torch']}, {workers} one-thread worker(s)")
+    print(f"{common['device']}, torch {common['torch']}, {args.workers} one-thread worker(s)")
     print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
     print(
-        f"{len(jobs)} trainings: {', '.join(r.name for r in ROWS)}; seeds {seeds}; folder {out}",
+        f"{len(jobs)} trainings: {', '.join(r.name for r in ROWS)}; seeds {args.seeds}; "
+        f"folder {out}",
         flush=True,
     )
     state = State(out)
@@ -296,7 +237,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"[{time.perf_counter() - begin:5.0f} s] {text}", flush=True)
 
     outcome = run_jobs(
-        jobs, config_name, state, workers=workers, budget_s=60 * minutes, say=say, begin=begin
+        jobs, config_name, state, workers=args.workers, budget_s=60 * minutes, say=say, begin=begin
     )
     if not outcome.done:
         print("no training finished", file=sys.stderr)
@@ -307,7 +248,7 @@ def main(argv: Sequence[str]) -> int:
     results["throughput"] = throughput(jobs[: len(ROWS)], 3 if quick else 7)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures")
-    segmenter = leave_segmenter(results, out)
+    segmenter = leave_weights(results, ("IBN-b", "IBN-a"), out / "segmenter.pt")
     results["wall_s"] = time.perf_counter() - begin
     record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
     record.replace_file(out / "table.md", scores.table(results) + "\n")

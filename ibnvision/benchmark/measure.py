@@ -5,6 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -151,6 +152,7 @@ def bootstrap(
     return float(low), float(high)
 
 
+@lru_cache
 def t_quantile(degrees: int, probability: float = 0.975) -> float:
     """Quantile of Student's t, probability in (0.5, 1), by t = sqrt(degrees) tan(u)."""
     u = np.linspace(0, math.pi / 2, 200_001)

@@ -30,21 +30,22 @@ def write(results: Results, folder: Path) -> dict[str, Any]:
         "curves": "curves.png",
         "classes": "classes.png",
     }
-    _save(_scores(results), folder / names["scores"])
-    _save(_curves(results, rows), folder / names["curves"])
-    _save(_classes(results, rows), folder / names["classes"])
+    save(_scores(results), folder / names["scores"])
+    save(_curves(results, rows), folder / names["curves"])
+    save(_classes(results, rows), folder / names["classes"])
     trained = {
         row["name"]: load_trained(Path(row["runs"][0]["folder"]) / "last.pt") for row in rows
     }
     names["predictions"] = {}
     for domain in results["roles"]:
         name = f"predictions_{domain}.png"
-        _save(_predictions(results, trained, domain), folder / name)
+        save(_predictions(results, trained, domain), folder / name)
         names["predictions"][domain] = name
     return names
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     record.replace_file(path, buffer.getvalue())
@@ -169,7 +170,7 @@ def _predictions(results: Results, trained: Mapping[str, Trained], domain: str) 
     """Input, target and every row's prediction for the first test scenes of a domain."""
     first = next(iter(trained.values()))
     cfg = first.cfg
-    root = cfg.data.get(domain, cfg.data.get(domain.split("_")[0]))
+    root = data.root_of(domain, cfg.data)
     size: Any = tuple(cfg.size) or None
     dataset: Any = data.build_domain(
         domain,

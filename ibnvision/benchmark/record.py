@@ -18,12 +18,8 @@ from ibnvision import __version__
 from . import measure
 
 Record = dict[str, Any]
-BENCHES = (
-    "generalization",
-    "models",
-    "ops",
-    "restoration",
-)  # other tools keep their own lines beside these
+BENCHES = ("dehazing", "generalization", "models", "ops", "restoration")
+# other tools keep their own lines beside these
 
 
 def cpu_name() -> str:

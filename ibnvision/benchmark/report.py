@@ -14,7 +14,7 @@ from typing import Any
 
 from ibnvision import data
 
-from . import models, op_tables, record, restoration, scores, targets
+from . import dehazing_scores, models, op_tables, record, restoration, scores, targets
 
 Results = Mapping[str, Any]
 
@@ -267,6 +267,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("models", models.tables),
         ("restoration", restoration.tables),
         ("generalization", _cells),
+        ("dehazing", dehazing_scores.block),
     ):
         kinds = sorted(
             {(r["device_type"], r.get("threads") or 0) for r in full if r["bench"] == bench}
@@ -325,6 +326,12 @@ def rewrite(text: str, parts: Mapping[str, str]) -> str:
     return text
 
 
+def _has_page(path: Path) -> bool:
+    """Whether a results.json is of the generalization benchmark, the one with a page."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return results["environment"].get("bench", "generalization") == "generalization"
+
+
 def main(argv: Sequence[str]) -> int:
     """Rewrite what there is to rewrite; 0, or 1 where there is nothing."""
     parser = argparse.ArgumentParser(
@@ -345,7 +352,10 @@ def main(argv: Sequence[str]) -> int:
         parts = readme_tables(record.read_folder(folder))
         record.replace_file(readme, rewrite(readme.read_text(encoding="utf-8"), parts))
         written.append(f"tables      {readme}")
-    pages = sorted(Path(args.runs).glob("*/results.json"), key=lambda path: path.stat().st_mtime)
+    pages = sorted(
+        filter(_has_page, Path(args.runs).glob("*/results.json")),
+        key=lambda path: path.stat().st_mtime,
+    )
     if pages:
         written.append(f"report      {write_page(pages[-1].parent)}")
     if not written:

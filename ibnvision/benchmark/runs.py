@@ -1,4 +1,4 @@
-"""The trainings of the generalization benchmark: what they are, and running them side by side."""
+"""The trainings of a benchmark: what they are, and running them side by side."""
 
 import dataclasses
 import hashlib
@@ -22,24 +22,29 @@ from . import record, scores
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: which norm, which augmentation."""
+    """A line of the table: its name, and what it changes in the config."""
 
     name: str
-    ibn: str
-    augment: str
+    overrides: tuple[str, ...]
 
     @property
     def key(self) -> str:
-        return self.name.lower().replace(" + ", "_").replace("-", "_")
+        return self.name.lower().replace(" + ", "_").replace("-", "_").replace(" ", "_")
 
 
-ROWS = (
-    Row("BN", "none", "flip"),
-    Row("BN + jitter", "none", "jitter"),
-    Row("IBN-a", "a", "flip"),
-    Row("IBN-b", "b", "flip"),
+def _norm_row(name: str, ibn: str, augment: str) -> Row:
+    return Row(name, (f"model_args.backbone_args.ibn={ibn}", f"augment={augment}"))
+
+
+ROWS = (  # of the generalization benchmark
+    _norm_row("BN", "none", "flip"),
+    _norm_row("BN + jitter", "none", "jitter"),
+    _norm_row("IBN-a", "a", "flip"),
+    _norm_row("IBN-b", "b", "flip"),
 )
 RESERVE_S = 40.0  # for throughput, pictures and the page
+UNITS = {"miou_pct": "mIoU %", "psnr_rgb_db": "PSNR dB"}  # of a task's score
+PHOTOGRAPHS = ("motorcycle_",)  # real, though they need no folder
 STRESS = ("streets_sketch", "streets_invert")
 CAMVID = ("camvid_day", "camvid_dusk")
 NOT_PROTOCOL = ("seed", "name", "out", "workers", "log_every", "data")
@@ -69,9 +74,8 @@ def roles_of(cfg: Config) -> dict[str, str]:
     roles = dict.fromkeys(cfg.train_domains, "source")
     for name in cfg.test_domains:
         domain = data.DOMAINS[name]
-        roles.setdefault(
-            name, "stress" if domain.stress else "real" if domain.data_key else "target"
-        )
+        real = domain.data_key or name.startswith(PHOTOGRAPHS)
+        roles.setdefault(name, "stress" if domain.stress else "real" if real else "target")
     return roles
 
 
@@ -83,7 +87,7 @@ def fingerprints(cfg: Config) -> dict[str, str]:
 
 
 def dataset_of(cfg: Config, domain: str, split: str, limit: int | None = None) -> Any:
-    root = cfg.data.get(domain, cfg.data.get(domain.split("_")[0]))
+    root = data.root_of(domain, cfg.data)
     size: Any = tuple(cfg.size) or None
     return data.build_domain(domain, split, preset=cfg.preset, root=root, size=size, limit=limit)
 
@@ -106,19 +110,34 @@ def protocol_of(prints: Mapping[str, str], *configs: Config) -> str:
 def plan(
     config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path, *, camvid: bool
 ) -> list[Job]:
-    """All trainings, seed by seed, so that a benchmark cut short holds whole seeds."""
+    """All trainings of the generalization benchmark; see plan_rows."""
     base = config.load(config_name, overrides)
     tests = [*dict.fromkeys([*base.train_domains, *base.test_domains, *STRESS])]
     tests += [d for d in CAMVID if camvid and d not in tests]
+    return plan_rows(ROWS, tests, config_name, seeds, overrides, out)
+
+
+def plan_rows(
+    rows: Sequence[Row],
+    tests: Sequence[str],
+    config_name: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    out: Path,
+) -> list[Job]:
+    """All trainings, seed by seed, so that a benchmark cut short holds whole seeds.
+
+    tests: the domains that every one is tested on.
+    """
+    base = config.load(config_name, overrides)
     prints = fingerprints(dataclasses.replace(base, test_domains=tuple(tests)))
     jobs = []
     for seed in seeds:
-        for row in ROWS:
+        for row in rows:
             mine = (
                 *overrides,
                 f"test_domains=[{','.join(tests)}]",
-                f"model_args.backbone_args.ibn={row.ibn}",
-                f"augment={row.augment}",
+                *row.overrides,
                 f"seed={seed}",
                 "threads=1",
                 f"out={out / 'runs'}",
@@ -209,13 +228,14 @@ def run_jobs(
     running: dict[subprocess.Popen, tuple[Job, float]] = {}
     walls: list[float] = []
     first_seed = jobs[0].seed
+    rows = len({job.row for job in jobs})
     said = time.perf_counter()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting[0]
                 rest = sum(j.seed == job.seed for j in waiting)
-                fresh = job.seed != first_seed and rest == len(ROWS)
+                fresh = job.seed != first_seed and rest == rows
                 elapsed = time.perf_counter() - begin
                 if state.same(job) and final_scores(job):
                     waiting.pop(0)
@@ -249,12 +269,12 @@ def run_jobs(
                 walls.append(wall)
                 state.put(job, wall_s=wall)
                 outcome.done.append(job)
-                plain = {d: r["miou_pct"] for d, r in found.items()}
-                row = scores.of_run(plain, roles_of(job.cfg))
+                key = engine.find_task(job.cfg).score
+                row = scores.of_run({d: r[key] for d, r in found.items()}, roles_of(job.cfg))
                 shown = ", ".join(
                     f"{c} {row[c]:.1f}" for c in (scores.SOURCE, scores.MEAN) if c in row
                 )
-                say(f"{job.cfg.name}: done in {wall:.0f} s, mIoU % {shown}")
+                say(f"{job.cfg.name}: done in {wall:.0f} s, {UNITS.get(key, key)} {shown}")
             if running and time.perf_counter() - said > 20:
                 said = time.perf_counter()
                 say("  " + "; ".join(_progress(job) for job, _ in running.values()))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import measure, record
+from . import dehazing_scores, measure, record
 from .op_rows import OPS
 
 Records = Sequence[record.Record]
@@ -255,11 +255,21 @@ def _generalization_targets() -> Iterable[Target]:
         yield Target("generalization", metric, bar, at_least, unit, stored(metric))
 
 
+def _dehazing_targets() -> Iterable[Target]:
+    for metric, bar, unit in (
+        (dehazing_scores.ABOVE_INPUT, 4, "dB"),
+        (dehazing_scores.ABOVE_PRIOR, 0, "dB"),
+        (dehazing_scores.REACHED, 2, "of 3"),
+    ):
+        yield Target("dehazing", metric, bar, True, unit, stored(metric))
+
+
 TARGETS = (
     *_cpu_targets(),
     *_restoration_targets(),
     *_cuda_targets(),
     *_generalization_targets(),
+    *_dehazing_targets(),
 )
 
 

@@ -101,6 +101,16 @@ def _paired_folder(domain: str, split: str, *, root: Any, limit: Any, **_: Any) 
     return build(domain, split, root=root, limit=limit)
 
 
+def _scenes(domain: str, split: str, *, root: Any, **options: Any) -> Dataset:
+    from .hazy_scenes import HazyScenes
+
+    return HazyScenes(domain, split, **options)
+
+
+def _made(summary: str, *, stress: bool = False) -> Domain:
+    return Domain(summary, _scenes, ("test",), classes=(), stress=stress, task="dehazing")
+
+
 def _hazy(summary: str, build: Callable[..., Dataset], data_key: str, *splits: str) -> Domain:
     return Domain(summary, build, splits, classes=(), data_key=data_key, task="dehazing")
 
@@ -118,6 +128,20 @@ DOMAINS: dict[str, Domain] = {
     "camvid_dusk": Domain(
         "real streets at dusk", _camvid, splits=("train", "test"), data_key="camvid"
     ),
+    "haze": Domain(
+        "drawn streets and photographs in made haze, the source",
+        _scenes,
+        classes=(),
+        task="dehazing",
+    ),
+    "haze_dense": _made("thicker than any haze of the source"),
+    "haze_tinted": _made("coloured air light"),
+    "haze_patchy": _made("haze in patches"),
+    "haze_camera": _made("sensor noise and JPEG after the haze"),
+    "haze_none": _made("no haze: the input is the answer", stress=True),
+    "motorcycle_thin": _made("a photograph in haze by its measured depth, t = 0.69"),
+    "motorcycle_medium": _made("the same, t = 0.45"),
+    "motorcycle_dense": _made("the same, t = 0.26"),
     "its": _hazy("RESIDE ITS, synthetic haze indoors", _reside, "its", "train", "val"),
     "ots": _hazy("RESIDE OTS, synthetic haze outdoors", _reside, "ots", "train", "val"),
     "sots_indoor": _hazy("the test set of ITS", _reside, "sots", "test"),

@@ -23,7 +23,7 @@ from ibnvision.config import Config
 from ibnvision.metrics import as_text, unit
 from ibnvision.tasks import Task
 
-from . import checkpoint, pictures, run_folder, sets
+from . import checkpoint, gate, pictures, run_folder, sets
 from .progress import Interrupted, StepProgress, StopRequest, results_table
 from .run_folder import RunFolder, read_records
 from .state import State, build_model, find_task, learning_rate
@@ -96,11 +96,12 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     size = sets.image_size(training)
     identity = {"task": cfg.task, "config": config.to_dict(cfg), "size": size}
     identity["classes"] = list(classes)
+    gated = gate.entry(state.model, selection.values())
 
     def save(*names: str) -> None:
         if accelerator.is_main_process:
             for name in names:
-                checkpoint.save(run.path / name, {**identity, **state.plain()})
+                checkpoint.save(run.path / name, {**identity, **gated, **state.plain()})
 
     def measure(found: dict[str, Dataset], **options: Any) -> Results:
         model = state.to_evaluate

@@ -1,9 +1,8 @@
 """Predictions of a trained run for pictures, folders, patterns and videos."""
 
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,11 @@ from ibnvision import config, data
 from ibnvision.config import Config
 
 from . import build_model, checkpoint, explained, find_task
+from .files import KINDS, PICTURES, VIDEOS, find
+from .photo import read_photo, to_image
 from .pictures import save_png
 from .sets import build
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _WEIGHTS = ("segmenter.pt", "dehazer.pt", "last.pt")
 _CONFIGS = {"segmentation": "streets_quick", "dehazing": "streets_dehaze"}  # what trains a task
 _SCENES = 2
@@ -140,41 +139,19 @@ def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _files(path: str | Path) -> list[Path]:
-    place = Path(path)
-    if place.is_dir():
-        files = sorted(p for p in place.iterdir() if p.suffix.lower() in PICTURES)
-        if not files:
-            raise FileNotFoundError(f"no pictures ({', '.join(PICTURES)}) in folder {place}")
-        return files
-    if place.is_file():
-        files = [place]
-    else:
-        files = sorted(map(Path, glob.glob(str(path), recursive=True)))
-        if not files:
-            raise FileNotFoundError(f"no file, folder or match for {path}")
+    files = [file for file, _ in find(path)]
     for file in files:
         if file.suffix.lower() not in PICTURES + VIDEOS:
-            raise ValueError(
-                f"{file} must be a picture or a video, one of {', '.join(PICTURES + VIDEOS)}"
-            )
+            raise ValueError(f"{file} must be {KINDS}")
     return files
 
 
 def _frames(files: Sequence[Path], stride: int) -> Iterator[Frame]:
     for file in files:
         if file.suffix.lower() in PICTURES:
-            yield Frame(file.stem, _read(file), None)
+            yield Frame(file.stem, read_photo(file).image, None)
         else:
             yield from _video(file, stride)
-
-
-def _read(file: Path) -> Tensor:
-    from ibnvision.data.opencv import cv2
-
-    pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError(f"{file} cannot be read as a picture")
-    return _tensor(pixels)
 
 
 def _video(file: Path, stride: int) -> Iterator[Frame]:
@@ -187,17 +164,12 @@ def _video(file: Path, stride: int) -> Iterator[Frame]:
             if not more:
                 break
             if index % stride == 0:
-                yield Frame(f"{file.stem}_{index:06d}", _tensor(pixels), None)
+                yield Frame(f"{file.stem}_{index:06d}", to_image(pixels), None)
             index += 1
     finally:
         video.release()
     if index == 0:
         raise ValueError(f"{file} cannot be read as a video")
-
-
-def _tensor(pixels: Any) -> Tensor:
-    """OpenCV's BGR bytes [H, W, 3] as float RGB [3, H, W] in [0, 1]."""
-    return torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1).float() / 255
 
 
 def _scenes(trained: Trained) -> Iterator[Frame]:

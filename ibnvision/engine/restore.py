@@ -1,6 +1,5 @@
 """Restores picture and video files with a model that has `restore`, such as a DEA-Net."""
 
-import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from ibnvision.methods.gate import Gate
+
 from .checkpoint import write_atomic
+from .files import KINDS, PICTURES, VIDEOS, find
 from .photo import encode_png, read_photo, to_image, to_pixels
-from .predict import PICTURES, VIDEOS
 
 Restore = Callable[[Tensor], Tensor]
 
@@ -44,6 +45,7 @@ def restore_files(
     overwrite: bool = False,
     compare: bool = False,
     max_memory: int | None = None,
+    gate: Gate | None = None,
     console: Console | None = None,
 ) -> Report:
     """Write every picture restored as PNG and every video as MP4 into `out`.
@@ -56,6 +58,7 @@ def restore_files(
         model: has restore(x, max_memory) for x [1, 3, H, W] in [0, 1].
         compare: write <name>_compare too, before on the left and after on the right.
         max_memory: bytes, see DEANet.restore.
+        gate: how far each picture and frame is restored, by its haze; None: wholly.
 
     Raises:
         FileNotFoundError: a path leads to no file.
@@ -67,8 +70,11 @@ def restore_files(
             if path.exists():
                 raise FileExistsError(f"{path} exists: pass --overwrite or another --out")
 
+    def whole(image: Tensor) -> Tensor:
+        return model.restore(image, max_memory=max_memory)
+
     def restore(image: Tensor) -> Tensor:
-        return model.restore(image[None], max_memory=max_memory)[0]
+        return (gate.restore(image[None], whole) if gate else whole(image[None]))[0]
 
     report = Report([], [])
     with _bar(console or Console(stderr=True)) as bar:
@@ -86,7 +92,7 @@ def restore_files(
 
 def _jobs(paths: Sequence[str | Path], out: Path) -> Iterator[Job]:
     taken: set[Path] = set()
-    for source, folder in (found for path in paths for found in _found(path, out)):
+    for source, folder in (found for path in paths for found in find(path, out)):
         suffix = ".mp4" if source.suffix.lower() in VIDEOS else ".png"
         target, number = out / folder / f"{source.stem}{suffix}", 2
         while target in taken:
@@ -96,29 +102,11 @@ def _jobs(paths: Sequence[str | Path], out: Path) -> Iterator[Job]:
         yield Job(source, target)
 
 
-def _found(path: str | Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Every file of a path, and the folder below `out` for its result."""
-    place, kinds = Path(path), PICTURES + VIDEOS
-    if place.is_dir():
-        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in kinds and p.is_file())
-        files = [p for p in files if out.resolve() not in p.resolve().parents]
-        if not files:
-            raise FileNotFoundError(f"no pictures or videos in folder {place}")
-        yield from ((file, file.parent.relative_to(place)) for file in files)
-        return
-    files = [place] if place.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-    if not files:
-        raise FileNotFoundError(f"no file, folder or match for {path}")
-    for file in files:
-        if file.is_file():
-            yield file, Path()
-
-
 def _do(job: Job, restore: Restore, compare: bool) -> list[Path]:
     """Restore one file; the results that were written."""
     suffix = job.source.suffix.lower()
     if suffix not in PICTURES + VIDEOS:
-        raise ValueError(f"must be a picture or a video, one of {', '.join(PICTURES + VIDEOS)}")
+        raise ValueError(f"must be {KINDS}")
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if suffix in VIDEOS:
         return _video(job, restore, compare)

@@ -19,7 +19,7 @@ from ibnvision.data.streets import DOMAIN_SHIFTS, STRESS_DOMAINS
 
 def test_table_of_domains():
     assert [name for name in DOMAINS if name.startswith("streets_")] == list(DOMAIN_SHIFTS)
-    assert tuple(name for name, d in DOMAINS.items() if d.stress) == STRESS_DOMAINS
+    assert [name for name, d in DOMAINS.items() if d.stress] == [*STRESS_DOMAINS, "haze_none"]
     segmentation = {name: d for name, d in DOMAINS.items() if d.task == "segmentation"}
     assert {name for name, d in segmentation.items() if d.data_key} == {"camvid_day", "camvid_dusk"}
     for name, row in DOMAINS.items():

@@ -1,0 +1,230 @@
+"""Does DEA-Net dehaze what it never saw, and which part of it helps?   ibnvision benchmark dehazing
+
+Rows DEA-Net, the same without DEConv, the same without CGA; every row and seed is a training of its
+own, in its own process with one thread, beside the hazy input and the dark channel prior. A restart
+reuses finished runs and goes on with interrupted ones. Leaves results.json, table.md,
+records.jsonl, pictures, the runs, and dehazer.pt, which `ibnvision dehaze` finds.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ibnvision import config
+from ibnvision.config import to_dict
+from ibnvision.ops import kernel_report
+
+from . import dehazing_pictures as pictures
+from . import dehazing_rows, record, run_arguments, scores, targets
+from . import dehazing_scores as words
+from .run_results import leave_weights, rows_of
+from .runs import (
+    Job,
+    Outcome,
+    Row,
+    State,
+    dataset_of,
+    fingerprints,
+    plan_rows,
+    protocol_of,
+    roles_of,
+    run_jobs,
+)
+
+CONFIGS = {"tiny": "dehaze_streets_tiny", "quick": "streets_dehaze"}
+SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
+ROWS = (
+    Row(words.FULL, ()),
+    Row(words.NO_DETAIL, ("model_args.detail=false",)),
+    Row(words.NO_ATTENTION, ("model_args.attention=false",)),
+)
+TESTS = (
+    "haze",
+    "haze_dense",
+    "haze_tinted",
+    "haze_patchy",
+    "haze_camera",
+    "motorcycle_thin",
+    "motorcycle_medium",
+    "motorcycle_dense",
+    "haze_none",
+)
+SELECTION = "Scores are those of the last checkpoint: nothing is selected."
+FIELDS = {"psnr_rgb_db": words.PSNR, "ssim_zero_padded": words.SSIM}  # of the metric -> recorded
+
+
+def plan(config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
+    """All trainings, seed by seed."""
+    sources = config.load(config_name, overrides).train_domains
+    tests = [*dict.fromkeys([*sources, *TESTS])]
+    return plan_rows(ROWS, tests, config_name, seeds, overrides, out)
+
+
+def collect(
+    jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
+) -> dict[str, Any]:
+    """results.json: everything that table, pictures and records are made from."""
+    cfg = jobs[0].cfg
+    roles, prints = roles_of(cfg), fingerprints(cfg)
+    rows = rows_of(jobs, outcome, state, config_name)
+    found = {row["name"]: {run["seed"]: run["found"] for run in row["runs"]} for row in rows}
+    ours = next(row["runs"] for row in rows if row["name"] == words.FULL)
+    gated = {
+        run["seed"]: behind
+        for run in ours
+        if (behind := dehazing_rows.gated(Path(run["folder"]) / "last.pt", cfg, list(roles)))
+    }
+    patch = dehazing_rows.tuned_patch(cfg)
+    untrained = {
+        name: {0: dehazing_rows.measured(cfg, list(roles), restore)}
+        for name, restore in dehazing_rows.untrained(patch).items()
+    }
+    every = {**untrained, **found, words.GATED: gated}
+    return {
+        "environment": common,
+        "config": to_dict(cfg),
+        "config_name": config_name,
+        "roles": roles,
+        "images": {d: len(dataset_of(cfg, d, "test")) for d in roles},
+        "fingerprints": prints,
+        "protocol": protocol_of(prints, *(j.cfg for j in jobs if j.seed == jobs[0].seed)),
+        "selection": SELECTION,
+        "ops": kernel_report(),
+        "rows": rows,
+        "untrained": untrained,
+        "prior_patch": patch,
+        "gated": gated,
+        "parameters": {
+            j.row.name: dehazing_rows.folded_parameters(j.cfg)
+            for j in jobs
+            if j.seed == jobs[0].seed
+        },
+        "summary": {name: _summary(every, field, roles) for field, name in FIELDS.items()},
+    }
+
+
+def _summary(
+    every: Mapping[str, Mapping[int, Any]], field: str, roles: scores.Roles
+) -> scores.Summary:
+    runs = {
+        name: {seed: {d: r[field] for d, r in found.items()} for seed, found in by_seed.items()}
+        for name, by_seed in every.items()
+        if by_seed
+    }
+    return scores.summarize(runs, roles)
+
+
+def records_of(results: Mapping[str, Any], common: record.Record) -> list[record.Record]:
+    """One record per cell of the tables, and per number that a target judges."""
+    cfg, roles, summary = results["config"], results["roles"], results["summary"]
+    common = common | {"threads": 1, "protocol": results["protocol"], "dtype": "fp32"}
+    common |= {"selection": results["selection"], "training": _training(cfg)}
+    common |= {"prior_patch": results["prior_patch"]}
+    columns = words.columns(roles)
+    found: list[record.Record] = []
+    for metric, rows in summary.items():
+        unit = {"unit": "dB"} if metric == words.PSNR else {}
+        for row, cells in rows.items():
+            for column in (c for c in columns if c in cells):
+                cell = dict(cells[column])
+                head = {"metric": metric, "model": row, "column": column} | unit
+                role = roles.get(column, "source" if column == scores.SOURCE else "derived")
+                found.append(head | {"value": cell.pop("mean"), "role": role} | cell)
+    for rival in words.PARTS:
+        for column in columns:
+            apart = words.paired(summary[words.PSNR], rival, column)
+            head = {"metric": words.DIFFERENCE, "model": words.FULL, "rival": rival, "unit": "dB"}
+            found += [head | {"column": column} | apart] if apart else []
+    found += _gate_records(results)
+    for row in results["rows"]:
+        size = results["parameters"][row["name"]]
+        found.append({"metric": "parameters", "model": row["name"], "value": size, "n": 1})
+        walls = [run["wall_s"] for run in row["runs"] if run["wall_s"]]
+        if walls:
+            mean = sum(walls) / len(walls)
+            head = {"metric": "training time", "model": row["name"], "unit": "s"}
+            found.append(head | {"value": mean, "n": len(walls)})
+    judged = words.judged(summary[words.PSNR], roles)
+    found += [{"metric": name, "value": value, "n": 1} for name, value in judged.items()]
+    return [common | fields for fields in found]
+
+
+def _gate_records(results: Mapping[str, Any]) -> list[record.Record]:
+    """Per domain the mean over seeds of what the gate did, and its worst picture."""
+    runs = list(results["gated"].values())
+    found: list[record.Record] = []
+    for domain in results["roles"] if runs else ():
+        rows = [run[domain] for run in runs]
+        means = {k: sum(r[k] for r in rows) / len(rows) for k in ("weight", "untouched_pct")}
+        head = {"metric": words.GATE, "model": words.GATED, "column": domain, "n": len(rows)}
+        head |= {"value": means["weight"], "untouched_pct": means["untouched_pct"]}
+        found.append(head | {"worst_db": min(r["worst_db"] for r in rows)})
+    return found
+
+
+def _training(cfg: Mapping[str, Any]) -> str:
+    size = "x".join(map(str, cfg["size"])) or f"{cfg['preset']}-sized"
+    return f"{cfg['steps']} steps of {cfg['batch_size']} crops of {size}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; 0, or 1 when a training failed."""
+    parser = run_arguments.parser("dehazing", __doc__, CONFIGS)
+    parser.add_argument(
+        "--picture", metavar="FILE", help="only write before and after, of the folder --out"
+    )
+    args = run_arguments.parse(parser, argv, SEEDS)
+    begin = time.perf_counter()
+    out = Path(args.out or f"runs/dehazing_{args.preset}")
+    if args.picture:
+        print(f"picture     {pictures.write_before_after(out, Path(args.picture))}")
+        return 0
+    torch.set_num_threads(1)
+    config_name = args.config or CONFIGS[args.preset]
+    jobs = plan(config_name, args.seeds, args.overrides, out)
+    out.mkdir(parents=True, exist_ok=True)
+    quick = args.preset == "tiny" or bool(args.overrides)
+    common = record.environment("dehazing", argv, "cpu", quick=quick)
+    print(f"{common['device']}, torch {common['torch']}, {args.workers} one-thread worker(s)")
+    print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
+    names = ", ".join(row.name for row in ROWS)
+    print(f"{len(jobs)} trainings: {names}; seeds {args.seeds}; folder {out}", flush=True)
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - begin:5.0f} s] {text}", flush=True)
+
+    state = State(out)
+    outcome = run_jobs(jobs, config_name, state, workers=args.workers, say=say, begin=begin)
+    if not outcome.done:
+        print("no training finished", file=sys.stderr)
+        return 1
+    say("rows without training, and the gate")
+    results = collect(jobs, outcome, state, config_name, common)
+    dehazer = leave_weights(results, (words.FULL,), out / "dehazer.pt")
+    if dehazer:
+        results["pictures"] = pictures.write(dehazer, out / "pictures")
+    results["wall_s"] = time.perf_counter() - begin
+    found = _write(results, common, out)
+    if args.record:
+        record.append(Path(args.record), found)
+    print(f"\n{words.block(found)}\n\n{targets.verdict(found)}")
+    print(f"\ndone in {results['wall_s']:.0f} s")
+    print(f"table       {out / 'table.md'}")
+    print(f"pictures    {out / 'pictures'}")
+    print(f"dehazer     {dehazer or f'none: no seed of {words.FULL} finished'}")
+    return 1 if outcome.failed else 0
+
+
+def _write(results: Mapping[str, Any], common: record.Record, out: Path) -> list[record.Record]:
+    """Leave results.json, table.md and records.jsonl; returns the records."""
+    found = records_of(results, common)
+    record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
+    record.replace_file(out / "table.md", words.block(found) + "\n")
+    (out / "records.jsonl").unlink(missing_ok=True)
+    record.append(out / "records.jsonl", found)
+    return found

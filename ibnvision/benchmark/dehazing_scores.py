@@ -1,0 +1,216 @@
+"""From scores per run to the table of the dehazing benchmark, and to the words about it.
+
+Table and words are made from records alone, so that table.md and the README hold the same text.
+Roles of domains are those of `scores`; the stress domain is the one without haze.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import measure, record, scores
+
+Records = Sequence[record.Record]
+Cells = dict[tuple[str, str], record.Record]
+
+FULL, NO_DETAIL, NO_ATTENTION = "DEA-Net", "without DEConv", "without CGA"
+GATED, IDENTITY = "DEA-Net, gated", "hazy input"
+PRIOR, TUNED_PRIOR = "dark channel prior", "prior, patch by val"
+PARTS = {NO_DETAIL: "DEConv", NO_ATTENTION: "CGA"}  # row -> what it lacks
+PSNR, SSIM = "psnr_rgb", "ssim_zero_padded"
+DIFFERENCE, GATE = "psnr_rgb difference", "gate weight"
+ABOVE_INPUT = "DEA-Net above the hazy input, haze"
+ABOVE_PRIOR = "DEA-Net above the dark channel prior, haze"
+REACHED = "motorcycle densities where DEA-Net reaches the prior"
+EXACT_DB = 100.0  # what the metric gives for equal pictures
+RULES = (
+    "PSNR in dB on RGB as floats, mean over the pictures of the test split, higher is better; an "
+    "exact picture counts 100 dB; ± is half of Student's 95 % interval of the mean over seeds, "
+    "from three seeds."
+)
+
+
+def columns(roles: scores.Roles) -> list[str]:
+    """The columns of the table: source, targets, their mean, the photograph, clear input."""
+    by_role = {role: [d for d, r in roles.items() if r == role] for role in set(roles.values())}
+    targets = by_role.get("target", [])
+    mean = [scores.MEAN] if targets else []
+    real, clear = by_role.get("real", []), by_role.get("stress", [])
+    return [scores.SOURCE, *targets, *mean, *real, *clear]
+
+
+def short(column: str) -> str:
+    """A column's name in a table head."""
+    names = {scores.SOURCE: "haze", "haze_none": "clear in"}
+    return names.get(column, column.removeprefix("haze_").replace("_", " "))
+
+
+def paired(summary: scores.Summary, rival: str, column: str) -> dict[str, Any] | None:
+    """DEA-Net minus rival over the seeds that both have: value, n, ahead, low and high (n >= 3)."""
+    ours, theirs = (summary.get(n, {}).get(column, {}).get("values", {}) for n in (FULL, rival))
+    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if not differences:
+        return None
+    found: dict[str, Any] = {"value": sum(differences) / len(differences), "n": len(differences)}
+    found["ahead"] = sum(d > 0 for d in differences)
+    interval = measure.t_interval(differences)
+    return found | (dict(zip(("low", "high"), interval, strict=True)) if interval else {})
+
+
+def block(records: Records) -> str:
+    """The Markdown of one run: rules, scores, differences, and what they show."""
+    parts = [_rules(records), _table(records), _headline(records), _differences(records)]
+    parts += [*_parts(records), _gate(records)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _cells(records: Records, metric: str = PSNR) -> Cells:
+    return {(r["model"], r["column"]): r for r in records if r["metric"] == metric}
+
+
+def _columns(records: Records, metric: str) -> list[str]:
+    return list(dict.fromkeys(r["column"] for r in records if r["metric"] == metric))
+
+
+def _rules(records: Records) -> str:
+    first = next(r for r in records if r["metric"] == PSNR)
+    text = f"{RULES} Every network is trained on `haze` alone, {first['training']}. "
+    text += f"{first['selection']} The columns motorcycle are one photograph with measured depth "
+    text += "under haze of three densities. The prior has its paper's patch of 15 pixels, and that "
+    text += f"of {first['prior_patch']} which is best on the source's validation pictures. "
+    return text + f"Protocol {first['protocol'][:16]}."
+
+
+def _number(cell: Mapping[str, Any] | None) -> str:
+    """Mean, and half of the interval where there is one."""
+    if cell is None:
+        return "-"
+    if cell["value"] == EXACT_DB:
+        return "exact"
+    half = f" ± {(cell['high'] - cell['low']) / 2:.2f}" if "low" in cell else ""
+    return f"{cell['value']:.2f}{half}"
+
+
+def _table(records: Records) -> str:
+    cells, names = _cells(records), _columns(records, PSNR)
+    sizes = {r["model"]: r["value"] for r in records if r["metric"] == "parameters"}
+    rows = []
+    for row in dict.fromkeys(model for model, _ in cells):
+        seeds = max(cells[row, c]["n"] for c in names if (row, c) in cells)
+        size = f"{sizes[row] / 1e6:.3f}" if row in sizes else "-"
+        shown = [_number(cells.get((row, c))) for c in names]
+        rows.append([row, size, str(seeds) if row in sizes else "-", *shown])
+    return record.table(["row", "M weights, folded", "seeds", *map(short, names)], rows)
+
+
+def _differences(records: Records) -> str:
+    names = _columns(records, DIFFERENCE)
+    if not names:
+        return ""
+    found = {(r["rival"], r["column"]): r for r in records if r["metric"] == DIFFERENCE}
+    rows = [
+        [f"{FULL} minus {rival}", *(_signed(found.get((rival, c))) for c in names)]
+        for rival in dict.fromkeys(rival for rival, _ in found)
+    ]
+    return record.table(["paired over seeds, dB", *map(short, names)], rows)
+
+
+def _headline(records: Records) -> str:
+    """How the network stands to the rows without training."""
+    values = {r["metric"]: r["value"] for r in records}
+    if not {ABOVE_INPUT, ABOVE_PRIOR} <= set(values):
+        return ""
+    text = f"On the source {FULL} stands {values[ABOVE_INPUT]:+.2f} dB from its hazy input and "
+    text += f"{values[ABOVE_PRIOR]:+.2f} dB from the better of the two priors"
+    if REACHED in values:
+        count = sum(
+            r["metric"] == PSNR and r["model"] == PRIOR and r["role"] == "real" for r in records
+        )
+        text += f"; on the photograph it reaches the better one at {values[REACHED]:.0f} of {count}"
+        text += " densities"
+    return f"{text}."
+
+
+def _signed(r: Mapping[str, Any] | None) -> str:
+    if r is None:
+        return "-"
+    interval = f" ({r['low']:+.2f} to {r['high']:+.2f})" if "low" in r else ""
+    return f"{r['value']:+.2f}{interval}"
+
+
+def _parts(records: Records) -> list[str]:
+    """For each part of the network a paragraph about what the differences show."""
+    texts = []
+    for rival, part in PARTS.items():
+        found = [r for r in records if r["metric"] == DIFFERENCE and r["rival"] == rival]
+        if found:
+            texts.append(_shown(part, found))
+    return texts
+
+
+def _shown(part: str, found: Records) -> str:
+    n, judged = found[0]["n"], [r for r in found if "low" in r]
+    if not judged:
+        seeds = "1 seed gives" if n == 1 else f"{n} seeds give"
+        return f"{part}: {seeds} no interval, so nothing is shown about it."
+    helps, harms = (
+        ", ".join(short(r["column"]) for r in judged if sign * r[end] > 0)
+        for sign, end in ((1, "low"), (-1, "high"))
+    )
+    between = [r for r in judged if r["low"] <= 0 <= r["high"]]
+    text = f"{part}, {FULL} minus the network without it over {n} seeds. "
+    text += f"Shown to help on: {helps or 'none'}. Shown to harm on: {harms or 'none'}. "
+    if between:
+        text += f"Nothing is shown on {', '.join(short(r['column']) for r in between)}: "
+        text += "there the 95 % interval holds 0. "
+    home = next((r for r in judged if r["column"] == scores.SOURCE), judged[0])
+    half = (home["high"] - home["low"]) / 2
+    text += f"On {short(home['column'])} a difference had to exceed {half:.2f} dB to show, since "
+    text += f"{n} seeds give an interval of {measure.t_quantile(n - 1):.1f} standard errors to "
+    text += f"either side; {len(judged)} columns are looked at without correction, and that of a "
+    return text + "photograph speaks of trainings, not of photographs."
+
+
+def _gate(records: Records) -> str:
+    """What the gate keeps on clear input and costs on hazy input."""
+    cells = _cells(records)
+    weights = {r["column"]: r for r in records if r["metric"] == GATE}
+    pairs = {
+        c: (cells[FULL, c], cells[GATED, c])
+        for c in _columns(records, PSNR)
+        if {(FULL, c), (GATED, c)} <= set(cells)
+    }
+    clear = next((c for c, (_, gated) in pairs.items() if gated["role"] == "stress"), None)
+    if clear is None:
+        return ""
+    alone, gated = map(_number, pairs.pop(clear))
+    w = weights[clear]
+    text = f"Identity gate. Clear in, clear out: {alone} dB without the gate, {gated} dB with it; "
+    text += f"{w['untouched_pct']:.0f} % of the clear pictures come back to the bit, the worst "
+    text += f"scores {w['worst_db']:.1f} dB. On hazy input the gate changes the score, in dB: "
+    changes = [f"{short(c)} {b['value'] - a['value']:+.2f}" for c, (a, b) in pairs.items()]
+    return text + ", ".join(changes) + "."
+
+
+def judged(summary: scores.Summary, roles: scores.Roles) -> dict[str, float]:
+    """The numbers that the targets judge, from means over seeds; without those that are missing.
+
+    The prior is the better of its two rows, in each column anew.
+    """
+
+    def above(column: str, *rivals: str) -> float:
+        """DEA-Net minus the best of rivals."""
+        ours, *theirs = (
+            summary.get(row, {}).get(column, {}).get("mean", math.nan) for row in (FULL, *rivals)
+        )
+        return min(ours - value for value in theirs)
+
+    priors = PRIOR, TUNED_PRIOR
+    found = {
+        ABOVE_INPUT: above(scores.SOURCE, IDENTITY),
+        ABOVE_PRIOR: above(scores.SOURCE, *priors),
+    }
+    reached = [above(d, *priors) for d, role in roles.items() if role == "real"]
+    if reached and not any(map(math.isnan, reached)):
+        found[REACHED] = float(sum(d >= 0 for d in reached))
+    return {name: value for name, value in found.items() if not math.isnan(value)}
