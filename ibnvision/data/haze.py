@@ -77,9 +77,9 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     pixels = to_bytes(image)[..., ::-1]
     done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert pixels is not None
-    shown = np.ascontiguousarray(pixels[..., ::-1])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    shown = np.ascontiguousarray(decoded[..., ::-1])
     return torch.from_numpy(shown).permute(2, 0, 1).to(image) / 255
 
 
