@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Call = Callable[[], object]
 WALL, CPU = 0, 1  # columns of a sample
+LONG_S = 2.0
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc, malloc.h
 
 
@@ -45,10 +46,11 @@ def interleave(
     A load on the machine that comes and goes then falls on all of them alike. A sample repeats a
     short call until `at_least_s` seconds have passed and holds seconds per call; one untimed call
     goes before it, so that caches and the allocator are as this backend leaves them, not the last.
+    A call of more than LONG_S seconds is its own warming up.
 
     Returns: name -> [repeats, 2], the columns wall time and CPU time of the whole process.
     """
-    calls = {}
+    calls, long = {}, set()
     for name, call in backends.items():
         for _ in range(warmup):
             call()
@@ -56,13 +58,16 @@ def interleave(
         call()
         once = max(time.perf_counter() - start, 1e-7)
         calls[name] = max(1, min(1000, math.ceil(at_least_s / once)))
+        if once > LONG_S:
+            long.add(name)
     samples = {name: np.empty((repeats, 2)) for name in backends}
     order, shuffle = list(backends), random.Random(seed)
     for repeat in range(repeats):
         shuffle.shuffle(order)
         for name in order:
             call, count = backends[name], calls[name]
-            call()
+            if name not in long:
+                call()
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(count):
                 call()

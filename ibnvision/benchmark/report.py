@@ -259,15 +259,18 @@ def _provenance(results: Results) -> str:
 
 
 def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
-    """The generated parts of benchmarks/README.md by marker name, from the newest full runs."""
+    """The generated parts of benchmarks/README.md by marker name, from the newest full runs.
+
+    An operator's and a network's newest run counts, whatever else is timed later.
+    """
     full = [r for r in records if not r["quick"]]
     parts = {"targets": targets.full_table(records)}
-    for bench, make in (
-        ("ops", op_tables.tables),
-        ("models", models.tables),
-        ("restoration", restoration.tables),
-        ("generalization", _cells),
-        ("dehazing", dehazing_scores.block),
+    for bench, subject, make in (
+        ("ops", "op", op_tables.tables),
+        ("models", "model", models.tables),
+        ("restoration", "", restoration.tables),
+        ("generalization", "", _cells),
+        ("dehazing", "", dehazing_scores.block),
     ):
         kinds = sorted(
             {(r["device_type"], r.get("threads") or 0) for r in full if r["bench"] == bench}
@@ -279,10 +282,19 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
                 for r in full
                 if r["bench"] == bench and (r["device_type"], r.get("threads") or 0) == kind
             ]
-            run = [r for r in mine if r["run"] == mine[-1]["run"]]
-            texts.append(f"{_origin(run[0])}\n\n{make(run)}")
+            for run in _newest(mine, subject):
+                texts.append(f"{_origin(run[0])}\n\n{make(run)}")
         parts[bench] = "\n\n".join(texts) or "Nothing is recorded yet."
     return parts
+
+
+def _newest(records: Sequence[record.Record], subject: str) -> list[list[record.Record]]:
+    """The newest run of every value of the field `subject`; of all records where none has it."""
+    newest = {r[subject]: r["run"] for r in records if subject in r} or {"": records[-1]["run"]}
+    return [
+        [r for r in records if r["run"] == run and newest.get(r.get(subject), run) == run]
+        for run in sorted(set(newest.values()))
+    ]
 
 
 def _origin(r: record.Record) -> str:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from .item import to_image
 from .opencv import cv2
 
 
@@ -76,11 +77,9 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     """`image`, [3, H, W], after a JPEG file of this quality, 1 to 100; compressed on the CPU."""
     pixels = to_bytes(image)[..., ::-1]
     done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    shown = np.ascontiguousarray(decoded[..., ::-1])
-    return torch.from_numpy(shown).permute(2, 0, 1).to(image) / 255
+    shown = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
+    assert shown is not None
+    return to_image(shown[..., ::-1]).to(image)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:

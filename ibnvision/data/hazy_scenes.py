@@ -41,12 +41,9 @@ SPLIT_PHOTOS = {
 PHOTO_EVERY = 2
 FAR_M = 60.0  # depth 1 of streets; what lies beyond, the sky too, is as hazy
 CLEAR_SHARE = 0.1  # of the drawn items that stay without haze
-FIXED: dict[str, Any] = {
-    "smallest": 0.5,
-    "vary": False,
-    "most": 4,
-}  # of layered: pictures that never change
-DRAWN: dict[str, Any] = {"smallest": 0.0, "vary": True, "most": 6}  # and those drawn for training
+# arguments of layered: of pictures that never change, and of those drawn for training
+FIXED: dict[str, Any] = {"smallest": 0.5, "vary": False, "most": 4}
+DRAWN: dict[str, Any] = {"smallest": 0.0, "vary": True, "most": 6}
 MOTORCYCLE_SHRINK = {"tiny": 8, "quick": 1, "full": 1}
 
 

@@ -41,16 +41,17 @@ def photo_folder() -> Path:
     spec = importlib.util.find_spec("skimage")
     places = spec.submodule_search_locations if spec else None
     if not places:
-        found = "which is not installed"
+        found, how = "which is not installed", "pip install"
     else:
         folder = Path(places[0]) / "data"
         missing = [n for n in (*PHOTOS.values(), DISPARITY) if not (folder / n).is_file()]
         if not missing:
             return folder
         found = f"but {str(folder)!r} lacks {', '.join(missing)}"
+        how = "pip install --force-reinstall"
     raise FileNotFoundError(
         f"the domains haze* and motorcycle* need the photographs of scikit-image, {found}: "
-        "pip install --force-reinstall scikit-image"
+        f"{how} scikit-image"
     )
 
 

@@ -66,6 +66,19 @@ def test_interleave_runs_all_in_every_repetition_and_tells_them_apart():
     assert np.median(samples["fast"][:, measure.CPU]) == pytest.approx(2e-3, rel=0.2)
 
 
+def test_a_long_call_is_not_warmed_up_before_each_sample(monkeypatch):
+    monkeypatch.setattr(measure, "LONG_S", 1e-3)
+    counts = {"long": 0, "short": 0}
+
+    def work(name, seconds):
+        counts[name] += 1
+        time.sleep(seconds)
+
+    calls = {"long": lambda: work("long", 2e-3), "short": lambda: work("short", 0)}
+    measure.interleave(calls, 3, at_least_s=0, warmup=1)
+    assert counts == {"long": 2 + 3, "short": 2 + 6}
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_kept_memory_is_not_faulted_in_again():
     """64 MiB written forty times; how often the heap grows before it serves all is chance."""

@@ -100,6 +100,15 @@ def test_report_rewrites_the_readme_from_records(tmp_path, capsys):
     assert len([x for x in text.splitlines() if "not measured" in x]) == len(targets.TARGETS) - 1
 
 
+def test_every_operator_shows_its_newest_run():
+    first = times("1", {"kernel": 1.0, "eager": 9.0, "copy": 0.5}, shape=[1, 2])
+    second = times("2", {"kernel": 1.0, "eager": 5.0, "copy": 0.5}, shape=[3, 4])
+    third = times("3", {"kernel": 1.0, "copy": 0.5}, shape=[5, 6], op="detail_conv")
+    records = [r | {"torch": "2", "unit": "ms"} for r in (*first, *second, *third)]
+    text = report.readme_tables(records)["ops"]
+    assert "(1, 2)" not in text and "(3, 4)" in text and "(5, 6)" in text
+
+
 def test_report_without_anything_says_so(tmp_path, capsys):
     argv = [
         "--results",
