@@ -22,6 +22,7 @@ DIFFERENCE, GATE = "psnr_rgb difference", "gate weight"
 ABOVE_INPUT = "DEA-Net above the hazy input, haze"
 ABOVE_PRIOR = "DEA-Net above the dark channel prior, haze"
 REACHED = "motorcycle densities where DEA-Net reaches the prior"
+LEARNED_DB = 1.0  # above the hazy input; a training that ends below has not learned
 EXACT_DB = 100.0  # what the metric gives for equal pictures
 RULES = (
     "PSNR in dB on RGB as floats, mean over the pictures of the test split, higher is better; an "
@@ -60,7 +61,7 @@ def paired(summary: scores.Summary, rival: str, column: str) -> dict[str, Any] |
 def block(records: Records) -> str:
     """The Markdown of one run: rules, scores, differences, and what they show."""
     parts = [_rules(records), _table(records), _headline(records), _differences(records)]
-    parts += [*_parts(records), _gate(records)]
+    parts += [*_parts(records), _unlearned(records), _gate(records)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -169,6 +170,27 @@ def _shown(part: str, found: Records) -> str:
     text += f"{n} seeds give an interval of {measure.t_quantile(n - 1):.1f} standard errors to "
     text += f"either side; {len(judged)} columns are looked at without correction, and that of a "
     return text + "photograph speaks of trainings, not of photographs."
+
+
+def _unlearned(records: Records) -> str:
+    """Trainings that came to nothing, which the differences of their row then mostly measure."""
+    cells = _cells(records)
+    if (IDENTITY, scores.SOURCE) not in cells:
+        return ""
+    bar = cells[IDENTITY, scores.SOURCE]["value"] + LEARNED_DB
+    counts = []
+    for row in (FULL, *PARTS):
+        values = cells.get((row, scores.SOURCE), {}).get("values", {}).values()
+        lost = sum(value < bar for value in values)
+        if lost:
+            counts.append(f"{row} in {lost} of {len(values)} seeds")
+    if not counts:
+        return ""
+    return (
+        f"Not learned, within {LEARNED_DB:g} dB of the hazy input on {short(scores.SOURCE)}: "
+        f"{', '.join(counts)}. The learning rate was chosen for {FULL} alone, so these differences "
+        "hold how well a row trains at that rate as well as what the part adds."
+    )
 
 
 def _gate(records: Records) -> str:

@@ -160,6 +160,16 @@ def test_below_three_seeds_nothing_is_shown(seeds, said):
     assert "Shown to help" not in text and " ± " not in text.split("Every network")[1]
 
 
+def test_words_name_the_trainings_that_came_to_nothing(monkeypatch):
+    assert "Not learned" not in words.block(records())
+    lost = [(14.9, *row[1:]) for row in SCORES[words.NO_DETAIL][:2]]
+    monkeypatch.setitem(SCORES, words.NO_DETAIL, [*lost, SCORES[words.NO_DETAIL][2]])
+    monkeypatch.setitem(SCORES, words.FULL, [(15.1, *r[1:]) for r in SCORES[words.FULL]])
+    text = words.block(dehazing.records_of(results(), COMMON))
+    said = next(x for x in text.splitlines() if x.startswith("Not learned"))
+    assert f"within 1 dB of the hazy input on haze: {words.NO_DETAIL} in 2 of 3 seeds. The" in said
+
+
 def test_missing_rows_leave_their_cells_empty():
     part = [r for r in records() if r.get("model") != words.NO_DETAIL and "rival" not in r]
     part = [r for r in part if r.get("model") != words.GATED]
