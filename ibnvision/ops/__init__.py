@@ -4,6 +4,7 @@ from ._kernels import info, kernel_report, reference_ops, why_no_kernel
 from .content_guided_attention import content_guided_attention
 from .detail_conv import detail_conv, fold_detail_conv
 from .ibn_norm import ibn_norm
+from .lambda_attention import lambda_attention
 
 __all__ = [
     "content_guided_attention",
@@ -12,6 +13,7 @@ __all__ = [
     "ibn_norm",
     "info",
     "kernel_report",
+    "lambda_attention",
     "reference_ops",
     "why_no_kernel",
 ]

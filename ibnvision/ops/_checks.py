@@ -18,32 +18,38 @@ def check_image(x: Tensor) -> None:
         raise TypeError(f"x must be float32, float16, bfloat16 or float64, got {x.dtype}")
 
 
-def check_vector(name: str, value: Tensor | None, size: int, x: Tensor) -> None:
-    """value is None or [size], floating-point, on the device of x."""
+def check_vector(name: str, value: Tensor | None, size: int, x: Tensor, like: str = "x") -> None:
+    """value is None or [size], floating-point, on the device of x, which messages call `like`."""
     if value is not None:
-        check_parameter(name, value, (size,), x)
+        check_parameter(name, value, (size,), x, like)
 
 
-def check_parameter(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
-    """value has the shape, is floating-point and on the device of x."""
+def check_parameter(
+    name: str, value: Tensor, shape: tuple[int, ...], x: Tensor, like: str = "x"
+) -> None:
+    """value has the shape, is floating-point and on the device of x, which messages call `like`."""
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {list(shape)}, got {tuple(value.shape)}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
-    if value.device != x.device:
-        raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
+    check_device(name, value, x, like)
 
 
-def check_like(name: str, value: Tensor | None, x: Tensor) -> None:
-    """value is None or has the shape and device of x."""
+def check_like(name: str, value: Tensor | None, x: Tensor, like: str = "x") -> None:
+    """value is None or has the shape and device of x, which messages call `like`."""
     if value is None:
         return
     if value.shape != x.shape:
         raise ValueError(
-            f"{name} must have the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}"
+            f"{name} must have the shape of {like}, {tuple(x.shape)}, got {tuple(value.shape)}"
         )
+    check_device(name, value, x, like)
+
+
+def check_device(name: str, value: Tensor, x: Tensor, like: str) -> None:
+    """value is on the device of x, which messages call `like`."""
     if value.device != x.device:
-        raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
+        raise ValueError(f"{name} must be on the device of {like}, {x.device}, got {value.device}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
