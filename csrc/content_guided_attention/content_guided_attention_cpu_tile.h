@@ -1,10 +1,7 @@
 // Which part of an image a task works on, and tiles with reflected borders.
 // Internal linkage throughout: compiled once per instruction set.
 #pragma once
-#include <cstdlib>
-#include <cstring>
-#include <new>
-
+#include "../cpu_scratch.h"
 #include "content_guided_attention_cpu_taps.h"
 
 namespace content_guided_attention {
@@ -14,25 +11,6 @@ namespace {
 // Not std::min and std::max, whose copies the linker would share among instruction sets.
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-template <typename A>
-class Tile {  // zeroed and 64-byte aligned
- public:
-  explicit Tile(int64_t count) : bytes_((count * sizeof(A) / 64 + 1) * 64) {
-    p_ = static_cast<A*>(std::aligned_alloc(64, bytes_));
-    if (!p_) throw std::bad_alloc();
-    clear();
-  }
-  ~Tile() { std::free(p_); }
-  Tile(const Tile&) = delete;
-  Tile& operator=(const Tile&) = delete;
-  void clear() { std::memset(p_, 0, bytes_); }
-  A* get() const { return p_; }
-
- private:
-  size_t bytes_;
-  A* p_;
-};
 
 // One axis of a task. Own positions are [begin, end); tasks cover the image once.
 struct Axis {
