@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t L = kLanes<float>, kTile = 2 * L;  // own tokens of a vector and of a tile
 constexpr int kBlock = kVectorBytes == 64 ? 8 : 4;   // rows at once; lists are filled up to it
-constexpr int64_t kChunk = 64;                       // rows between two looks at the softmax
+constexpr int64_t kChunk = 96;                       // rows between two looks at the softmax
 constexpr float kHidden = -1e30f, kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
 // Rows of two operands by token.

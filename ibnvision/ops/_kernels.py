@@ -25,6 +25,7 @@ if _MODE not in ("auto", "0", "1"):
     raise ValueError(f"IBNVISION_NATIVE must be auto, 0 or 1, got {_MODE!r}")
 
 _names: list[str] = []  # of the registered operators
+_dtypes: dict[str, tuple[torch.dtype, ...]] = {}  # forward operator -> those of its kernels
 _bodies: dict[Any, Callable[..., Any]] = {}
 _reasons: dict[str, str] = {}  # device type -> why no library serves it
 _forced = 0  # depth of reference_ops()
@@ -76,7 +77,7 @@ def why_no_kernel(op: str, x: Tensor) -> str:
     device = x.device.type
     if not _has_kernel(op, device):
         return _reasons.get(device, f"no {device} kernel")
-    if x.dtype not in KERNEL_DTYPES:
+    if x.dtype not in _dtypes.get(op, KERNEL_DTYPES):
         return f"no kernel for {x.dtype}"
     return ""
 
@@ -212,10 +213,15 @@ def register(
     fake_backward: Callable[..., Any],
     double_backward: Callable[..., Any] = _no_double_backward,
     setup_double: Callable[..., None] | None = None,
+    dtypes: tuple[torch.dtype, ...] = KERNEL_DTYPES,
 ) -> None:
-    """Register the composite `name` and the kernel operators `name_forward`, `name_backward`."""
+    """Register the composite `name` and the kernel operators `name_forward`, `name_backward`.
+
+    `dtypes` are those that its kernels take.
+    """
     register_entry(name, entry)
     _names.append(name)
+    _dtypes[f"{name}_forward"] = dtypes
     forward_op, backward_op = f"ibnvision::{name}_forward", f"ibnvision::{name}_backward"
     torch.library.register_fake(forward_op, fake_forward, lib=lib)
     torch.library.register_fake(backward_op, fake_backward, lib=lib)

@@ -79,12 +79,14 @@ def lambda_attention_reference(
     q_prefix = q if q_prefix is None else q_prefix
     k_prefix = k[:, :, :prefix] if k_prefix is None else k_prefix
     if causal:
-        return causal_attention(
+        out = causal_attention(
             q, k, v, q_prefix, k_prefix, slopes, prefix, reach_x + 1, scale, limit
         )
-    grid = ((q.shape[2] - prefix) // width if width else 0, width)
-    reach = (reach_y, reach_x)
-    return grid_attention(q, k, v, q_prefix, k_prefix, table, prefix, grid, reach, scale)
+    else:
+        grid = ((q.shape[2] - prefix) // width if width else 0, width)
+        reach = (reach_y, reach_x)
+        out = grid_attention(q, k, v, q_prefix, k_prefix, table, prefix, grid, reach, scale)
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def alibi_table(slopes: Tensor, window: tuple[int, int], limit: float = math.inf) -> Tensor:
@@ -215,8 +217,6 @@ def lambda_attention_entry(
         assert grid is not None
         geometry = (prefix, grid[1], window[0] // 2, window[1] // 2, False, scale, limit)
     reason = why_no_kernel("lambda_attention_forward", q)
-    if not reason and q.dtype == torch.float64:
-        reason = "no kernel for torch.float64"
     inputs = (q, k, v, table, slopes, q_prefix, k_prefix)
     if reason:
         fall_back("lambda_attention", reason)
@@ -269,9 +269,9 @@ def lambda_attention(
         k_prefix: [B, heads, prefix, D], those keys, or of k's shape with these first; None is k.
 
     Returns:
-        out, [B, heads, N, D] in q's dtype; a kernel lays it out as [B, N, heads, D], so that the
-        heads join without a copy. Softmax and sums are in float32. Kept for the backward: the
-        inputs, out and one float32 a row.
+        out, [B, heads, N, D] in q's dtype, laid out as [B, N, heads, D], so that the heads join
+        without a copy. Softmax and sums are in float32, for float64 in float64. Kept for the
+        backward: the inputs, out and one float32 a row.
 
     Raises:
         ValueError: a shape, device, size or combination that does not hold.
@@ -337,6 +337,7 @@ def _fake_backward(
 _eager_forward = eager_function("lambda_attention_forward", _setup_context, _backward)
 register(
     "lambda_attention",
+    dtypes=(torch.float32, torch.float16, torch.bfloat16),
     entry=lambda_attention_entry,
     backward=_backward,
     setup_context=_setup_context,
