@@ -70,7 +70,7 @@ def content_guided_attention_reference(
         else:
             w = torch.sigmoid(p)
             y = s + w * low + (1 - w) * deep
-    return dense_like(y.to(x.dtype), x)
+    return dense_like(y.to(x.dtype), dense(x))
 
 
 def _check(

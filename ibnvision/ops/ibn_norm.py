@@ -133,7 +133,7 @@ def ibn_norm_reference(
         y = torch.cat(norms[::order], 1) if len(norms) > 1 else norms[0]
     if residual is not None and not residual_first:
         y = y + residual
-    return dense_like(_activate(y, act, slope).to(x.dtype), x), mean, var
+    return dense_like(_activate(y, act, slope).to(x.dtype), dense(x)), mean, var
 
 
 def _move_running(
@@ -205,7 +205,10 @@ def ibn_norm_entry(
         num_batches_tracked.add_(1)
     dtype = statistics_dtype(x)
     tensors = (in_weight, in_bias, bn_weight, bn_bias, running_mean, running_var)
-    values = [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
+    values = [
+        t if t is None or (t.dtype == dtype and t.is_contiguous()) else t.to(dtype).contiguous()
+        for t in tensors
+    ]
     if residual is not None and residual.dtype != x.dtype:
         residual = residual.to(x.dtype)
     reason = why_no_kernel("ibn_norm_forward", x)

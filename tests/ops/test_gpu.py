@@ -1,96 +1,41 @@
-"""What every operator promises on a GPU beyond test_contract.py: streams, graphs, large tensors.
-
-One row per operator and way of its buffers.
-"""
-
-import functools
+"""What every operator promises on a GPU beyond its contract: streams, graphs, large tensors."""
 
 import pytest
 import torch
+from contract_rows import every
+from contract_tools import outputs
 
-from ibnvision.ops import content_guided_attention, detail_conv, ibn_norm
-from ibnvision.ops.content_guided_attention import (
-    example_inputs as content_guided_attention_inputs,
-)
-from ibnvision.ops.detail_conv import example_inputs as detail_conv_inputs
-from ibnvision.ops.ibn_norm import example_inputs
+from ibnvision.ops import ibn_norm
 
-BUFFERS = slice(5, 8)  # of example_inputs: running mean, running variance, count
-
-
-def ibn_norm_draw(seed, channels_last, device="cuda"):
-    """Inputs whose floating-point tensors, but for the buffers, require gradients."""
-    shape = (4, 34, 65, 33)
-    made = example_inputs(
-        *shape, device=device, channels_last=channels_last, residual=True, seed=seed
-    )
-    buffers = {id(t) for t in made[BUFFERS]}
-    for value in made:
-        if torch.is_tensor(value) and id(value) not in buffers:
-            value.requires_grad_()
-    return made
-
-
-def ibn_norm_step(inputs, momentum):
-    """y, every gradient, and the buffers, which it moves."""
-    leaves = [t for t in inputs if torch.is_tensor(t) and t.requires_grad]
-    y = ibn_norm(*inputs, act="relu", momentum=momentum)
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), leaves), *inputs[BUFFERS]]
-
-
-def content_guided_attention_draw(seed, channels_last, device="cuda"):
-    """Inputs of the mixup, which require gradients."""
-    made = content_guided_attention_inputs(
-        2, 34, 65, 33, kind="mixup", device=device, channels_last=channels_last, seed=seed
-    )
-    return tuple(t if t is None else t.requires_grad_() for t in made)
-
-
-def content_guided_attention_step(inputs):
-    """y and every gradient."""
-    y = content_guided_attention(*inputs)
-    leaves = [t for t in inputs if t is not None]
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), leaves)]
-
-
-def detail_conv_draw(seed, channels_last, device="cuda"):
-    made = detail_conv_inputs(
-        2, 70, 9, 9, out=65, device=device, channels_last=channels_last, seed=seed
-    )
-    return tuple(t.requires_grad_() for t in made)
-
-
-def detail_conv_step(inputs):
-    """y and every gradient."""
-    y = detail_conv(*inputs, padding=(1, 1), angular_theta=0.5)
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
-
-
-ROWS = {
-    "content_guided_attention": (content_guided_attention_draw, content_guided_attention_step),
-    "detail_conv": (detail_conv_draw, detail_conv_step),
-    "ibn_norm": (ibn_norm_draw, functools.partial(ibn_norm_step, momentum=0.1)),
-    "ibn_norm-cumulative": (ibn_norm_draw, functools.partial(ibn_norm_step, momentum=None)),
-}
 layouts = pytest.mark.parametrize(
     "channels_last", [False, True], ids=["contiguous", "channels_last"]
 )
 
 
+def draw(row, case, form, seed):
+    """Arguments on the GPU whose leaves require gradients."""
+    return row.fresh(row.draw(row.large, case, form, device="cuda", seed=seed))
+
+
+def step(row, arguments):
+    """Outputs, every gradient, and the buffers, which it moves."""
+    ys, leaves = outputs(row.call(**arguments)), [arguments[n] for n in row.leaves(arguments)]
+    gradients = torch.autograd.grad(sum(y.square().sum() for y in ys), leaves)
+    return [*(y.detach() for y in ys), *gradients, *(arguments[n] for n in row.copies(arguments))]
+
+
 @pytest.mark.gpu
-@layouts
-@pytest.mark.parametrize("row", ROWS)
-def test_two_streams_do_not_disturb_each_other(row, channels_last):
-    draw, step = ROWS[row]
-    wanted = [step(draw(seed, channels_last)) for seed in (0, 1)]
+@every()
+def test_two_streams_do_not_disturb_each_other(row, case, form):
+    wanted = [step(row, draw(row, case, form, seed)) for seed in (0, 1)]
     streams = [torch.cuda.Stream() for _ in wanted]
-    rounds = [[draw(seed, channels_last) for seed in (0, 1)] for _ in range(10)]
+    rounds = [[draw(row, case, form, seed) for seed in (0, 1)] for _ in range(10)]
     torch.cuda.synchronize()
     results = []
     for made in rounds:
-        for stream, inputs in zip(streams, made, strict=True):
+        for stream, arguments in zip(streams, made, strict=True):
             with torch.cuda.stream(stream):
-                results.append(step(inputs))
+                results.append(step(row, arguments))
     torch.cuda.synchronize()
     for i, result in enumerate(results):
         for got, want in zip(result, wanted[i % 2], strict=True):
@@ -98,28 +43,26 @@ def test_two_streams_do_not_disturb_each_other(row, channels_last):
 
 
 @pytest.mark.gpu
-@layouts
-@pytest.mark.parametrize("row", ROWS)
-def test_graph_replay_computes_on_new_values(row, channels_last):
-    draw, step = ROWS[row]
-    static = draw(0, channels_last)
+@every()
+def test_graph_replay_computes_on_new_values(row, case, form):
+    static = draw(row, case, form, 0)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            step(static)
+            step(row, static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = step(static)
+        outcome = step(row, static)
     for seed in (1, 2):
-        fresh = draw(seed, channels_last)
+        fresh = draw(row, case, form, seed)
         with torch.no_grad():
-            for old, new in zip(static, fresh, strict=True):
+            for name, old in static.items():
                 if torch.is_tensor(old):
-                    old.copy_(new)
+                    old.copy_(fresh[name])
         graph.replay()
-        for got, want in zip(outputs, step(fresh), strict=True):
+        for got, want in zip(outcome, step(row, fresh), strict=True):
             assert torch.equal(got, want)
 
 

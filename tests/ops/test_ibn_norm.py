@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from ibnvision.ops import ibn_norm, reference_ops, why_no_kernel
+from ibnvision.ops import ibn_norm, why_no_kernel
 from ibnvision.ops.ibn_norm import example_inputs
 from ibnvision.testing import DEVICES, assert_close
 
 pytestmark = pytest.mark.filterwarnings("ignore:ibn_norm runs as plain PyTorch")
+needs_kernel = pytest.mark.skipif(
+    bool(why_no_kernel("ibn_norm_forward", torch.ones(1))), reason="needs the kernel"
+)
 
 
 def official(x, in_w, in_b, bn_w, bn_b, split, last, eps=1e-5):
@@ -82,17 +85,6 @@ def test_single_pixel_gives_the_bias():
     assert torch.isfinite(var).all()
 
 
-@pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 6, 0, 4)])
-def test_empty_batch(shape):
-    x, *parameters, mean, var, count, _, split = example_inputs(*shape)
-    before = mean.clone()
-    leaves = [t.requires_grad_() for t in (x, *parameters)]
-    y = ibn_norm(*leaves, mean, var, count, None, split)
-    y.sum().backward()
-    assert y.shape == shape and torch.equal(mean, before) and count == 0
-    assert all(t.grad is not None and not t.grad.any() for t in leaves)
-
-
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
 def test_running_statistics(momentum):
     made = example_inputs(3, 6, 5, 4)
@@ -133,9 +125,7 @@ def test_autocast_leaves_the_dtype_of_x():
     assert y.dtype == torch.bfloat16 and wide.dtype == torch.float32
 
 
-@pytest.mark.skipif(
-    bool(why_no_kernel("ibn_norm_forward", torch.ones(1))), reason="needs the kernel"
-)
+@needs_kernel
 @pytest.mark.parametrize("residual, bits", [(False, 0), (True, 1)])
 def test_backward_keeps_x_and_one_bit_at_most(residual, bits):
     x, *parameters, mean, var, count, added, split = example_inputs(
@@ -152,6 +142,22 @@ def test_backward_keeps_x_and_one_bit_at_most(residual, bits):
         ibn_norm(x, *parameters, mean, var, count, added, split, act="relu")
     large = sum(size for size in kept.values() if size >= x.numel() // 8)
     assert large == x.nbytes + bits * x.numel() // 8
+
+
+@needs_kernel
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_schema_of_the_forward_that_moves_the_statistics(residual, channels_last, device):
+    *tensors, count, added, split = example_inputs(
+        2, 6, 3, 3, residual=residual, channels_last=channels_last, device=device
+    )
+    args = (*tensors, added, split, False, False, 1, 0.01, True, True, 1e-5, count + 2, 0.1)
+    torch.library.opcheck(
+        torch.ops.ibnvision.ibn_norm_forward_tracking.default,
+        args,
+        test_utils="test_schema",  # called on tensors only, below autograd and outside compilers
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,48 +187,3 @@ def test_bad_input(change, error, message):
     kwargs = {**dict(zip(names, made, strict=False)), "instance_channels": 3, **change}
     with pytest.raises(error, match=message):
         ibn_norm(**kwargs)
-
-
-@pytest.mark.parametrize("variant", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(variant):
-    from ibnvision.ops._kernels import C
-
-    if C is None:
-        pytest.skip("no library")
-    active = C.build_info()["capability"]
-    try:
-        C.set_cpu_capability(variant)
-    except ValueError as reason:
-        pytest.skip(str(reason))
-    try:
-        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            for channels_last in (False, True):
-                made = example_inputs(
-                    2, 37, 7, 7, dtype=dtype, channels_last=channels_last, residual=True
-                )
-                x, *parameters, _, _, _, residual, split = made
-                args = (None, None, None, residual, split, False, False, "silu")
-                leaf, same = x.clone().requires_grad_(), x.clone().requires_grad_()
-                y = ibn_norm(leaf, *parameters, *args)
-                y.square().sum().backward()
-                with reference_ops():
-                    want = ibn_norm(same, *parameters, *args)
-                    want.square().sum().backward()
-                for got, true in ((y, want), (leaf.grad, same.grad)):
-                    scale = float(true.abs().max())
-                    assert_close(got / scale, true / scale, dtype)
-    finally:
-        C.set_cpu_capability(active)
-
-
-def test_threads_do_not_change_the_result():
-    made = example_inputs(4, 24, 33, 17)
-    threads, results = torch.get_num_threads(), []
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        x = made[0].clone().requires_grad_()
-        y = ibn_norm(x, *made[1:5], None, None, None, None, made[9])
-        y.square().sum().backward()
-        results.append((y.detach(), x.grad))
-    torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for pair in results for a, b in zip(pair, results[0], strict=True))
