@@ -16,9 +16,15 @@ TILE = 8
 
 def _attend(scores: list[Tensor], values: list[Tensor]) -> Tensor:
     """softmax over all scores [..., T, keys] at once, times the values [..., keys, D]."""
-    weights = torch.softmax(torch.cat(scores, -1), -1)
+    weights = torch.softmax(torch.cat(scores, -1), -1).to(values[0].dtype)
     parts = weights.split([s.shape[-1] for s in scores], -1)
     return torch.stack([p @ v for p, v in zip(parts, values, strict=True)]).sum(0)
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """<q, k> of [..., T, D] and [..., keys, D], in float32 or float64."""
+    products = q @ k.mT
+    return products.to(statistics_dtype(products))
 
 
 def _mask(scores: Tensor, visible: Tensor) -> Tensor:
@@ -37,7 +43,6 @@ def _grid_patches(
     v_prefix: Tensor,
     table: Tensor | None,
     reach: tuple[int, int],
-    scale: float,
 ) -> Tensor:
     """Of patches: q, k, v, [B, heads, H, W, D], and their scores on the prefix, [..., H, W, P]."""
     q, k, v, far = patches
@@ -69,7 +74,7 @@ def _grid_patches(
     dy = apart[0][:, None, :, None].expand(-1, tile[1], -1, halo[1]).reshape(tile[0] * tile[1], -1)
     dx = apart[1][None, :, None, :].expand(tile[0], -1, halo[0], -1).reshape(tile[0] * tile[1], -1)
     close = (dy >= 0) & (dy <= 2 * near[0]) & (dx >= 0) & (dx <= 2 * near[1])
-    scores = queries(q) @ keys(k).mT * scale
+    scores = _scores(queries(q), keys(k))
     if table is not None:
         at_y = dy.clamp(0, 2 * near[0]) + (reach[0] - near[0])
         at_x = dx.clamp(0, 2 * near[1]) + (reach[1] - near[1])
@@ -98,17 +103,16 @@ def grid_attention(
     q, k, v, q_prefix are [B, heads, prefix + H * W, D], k_prefix [B, heads, prefix, D], table
     [heads, 2 * reach[0] + 1, 2 * reach[1] + 1] or None.
     """
-    dtype = q.dtype
-    q, k, v, q_prefix, k_prefix = (t.to(statistics_dtype(t)) for t in (q, k, v, q_prefix, k_prefix))
-    far = q_prefix @ k_prefix.mT * scale
+    q, q_prefix = q * scale, q_prefix * scale
+    far = _scores(q_prefix, k_prefix)
     v_prefix = v[:, :, :prefix]
-    to_patches = q[:, :, :prefix] @ k[:, :, prefix:].mT * scale
+    to_patches = _scores(q[:, :, :prefix], k[:, :, prefix:])
     out = _attend([far[:, :, :prefix], to_patches], [v_prefix, v[:, :, prefix:]])
     if grid[0] * grid[1] > 0:
         patches = [t[:, :, prefix:].unflatten(2, grid) for t in (q, k, v, far)]
-        y = _grid_patches(patches, v_prefix, table, reach, scale)
+        y = _grid_patches(patches, v_prefix, table, reach)
         out = torch.cat([out, y.flatten(2, 3)], 2)
-    return out.to(dtype)
+    return out
 
 
 def causal_attention(
@@ -127,10 +131,10 @@ def causal_attention(
 
     Shapes as in grid_attention; slopes are [heads], and distances end at `limit`.
     """
-    dtype, tokens = q.dtype, q.shape[2]
+    tokens = q.shape[2]
     if tokens == 0:
         return torch.zeros_like(q) + 0 * (k + v)
-    q, k, v, q_prefix, k_prefix = (t.to(statistics_dtype(t)) for t in (q, k, v, q_prefix, k_prefix))
+    q, q_prefix = q * scale, q_prefix * scale
     window = min(window, tokens)
     behind = -tokens % window
 
@@ -144,8 +148,8 @@ def causal_attention(
         """[heads, ...] of integer distances."""
         if slopes is None:
             return 0.0
-        reached = distance.to(q.dtype).clamp(max=limit)
-        return -slopes.detach().to(q.dtype).view(-1, *[1] * distance.dim()) * reached
+        reached = distance.to(slopes.dtype).clamp(max=limit)
+        return -slopes.detach().view(-1, *[1] * distance.dim()) * reached
 
     blocks = (tokens + behind) // window
     at = torch.arange(window, device=q.device)
@@ -153,14 +157,14 @@ def causal_attention(
     key = torch.arange(2 * window, device=q.device) - window  # from the block's first query
     near = at[:, None] - key  # [window, 2 * window]
     visible = (near >= 0) & (near < window) & (key + block * window >= 0)
-    scores = queries(q) @ keys(k).mT * scale
+    scores = _scores(queries(q), keys(k))
     near_bias = bias(near)
     if isinstance(near_bias, Tensor):
         scores = scores + near_bias[:, None]
     scores = _mask(scores, visible)
 
     distance = (block * window + at[:, None]) - torch.arange(prefix, device=q.device)
-    far = queries(q_prefix) @ k_prefix[:, :, None].mT * scale + bias(distance)
+    far = _scores(queries(q_prefix), k_prefix[:, :, None]) + bias(distance)
     far = _mask(far, distance >= window)
     out = _attend([far, scores], [v[:, :, None, :prefix], keys(v)])
-    return out.flatten(2, 3)[:, :, :tokens].to(dtype)
+    return out.flatten(2, 3)[:, :, :tokens]

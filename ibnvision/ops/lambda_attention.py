@@ -281,8 +281,9 @@ def lambda_attention(
     names = ("prefix", "grid", "window", "causal", "scale", "bias_table", "alibi_slopes", "limit")
     kwargs: dict[str, Any] = dict(zip(names, options, strict=True))
     kwargs.update(q_prefix=q_prefix, k_prefix=k_prefix)
-    if runs_directly(q, k, v, bias_table, alibi_slopes, q_prefix, k_prefix):
-        return lambda_attention_entry(q, k, v, **kwargs)
+    if not torch.compiler.is_compiling():
+        if runs_directly(q, k, v, bias_table, alibi_slopes, q_prefix, k_prefix):
+            return lambda_attention_entry(q, k, v, **kwargs)
     return torch.ops.ibnvision.lambda_attention(q, k, v, **kwargs)
 
 

@@ -20,12 +20,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from contract_tools import Case, Row
+import torch
+from contract_tools import Case, Format, Row
 
-from ibnvision.ops import content_guided_attention, detail_conv, fold_detail_conv, ibn_norm
+from ibnvision.ops import (
+    content_guided_attention,
+    detail_conv,
+    fold_detail_conv,
+    ibn_norm,
+    lambda_attention,
+)
 from ibnvision.ops.content_guided_attention import example_inputs as content_guided_attention_inputs
 from ibnvision.ops.detail_conv import example_inputs as detail_conv_inputs
 from ibnvision.ops.ibn_norm import example_inputs as ibn_norm_inputs
+from ibnvision.ops.lambda_attention import example_inputs as lambda_attention_inputs
 from ibnvision.testing import DEVICES
 
 
@@ -59,6 +67,34 @@ def fold(
     biases = (central_bias, horizontal_bias, vertical_bias, angular_bias, vanilla_bias)
     weight, bias = fold_detail_conv(weights, biases, **thetas)
     return weight, bias
+
+
+def attention_inputs(
+    *size: int, grid: bool = False, table: bool = False, slopes: bool = False, turned: bool = False,
+    packed: bool = True, **wanted: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The arguments of lambda_attention in their order; a sequence is as long as the grid."""
+    heads, height, width = size[1:]
+    prefix, window = 3, 3
+    q, k, v = lambda_attention_inputs(*size, size=8, prefix=prefix, **wanted)
+    if not packed:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(q)
+
+    return (
+        q, k, v, prefix, (height, width) if grid else None, window, False, None,
+        draw(heads, window, window) if table else None,
+        draw(heads).abs() if slopes else None, None,
+        draw(*q.shape) if turned else None,
+        draw(q.shape[0], heads, prefix, 8) if turned else None,
+    )  # fmt: skip
+
+
+def heads_joined(t: torch.Tensor) -> torch.Tensor:
+    return t.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
 
 
 IBN_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -124,6 +160,31 @@ ROWS = (
         kernel="detail_conv",
         twice=True,
         part_of="detail_conv",
+    ),
+    Row(
+        "lambda_attention", lambda_attention, attention_inputs,
+        cases={
+            "grid": Case(dict(grid=True, table=True)),
+            "distances": Case(dict(grid=True, slopes=True), dict(limit=2.0, scale=0.3)),
+            "causal": Case(dict(slopes=True, turned=True), dict(causal=True, limit=4.0)),
+            "sequence": Case(),
+        },
+        brief=("grid", "causal"),
+        # fewer tokens: the half-precision out, which the backward reads, errs more than gradients do
+        sizes=((2, 2, 2, 1), (2, 3, 5, 7), (1, 2, 3, 45)),
+        small=(1, 2, 2, 3),
+        lanes=(1, 2, 5, 7),
+        large=(3, 3, 13, 11),
+        empty=((0, 2, 3, 3),),
+        dynamic=((3, 2, 4, 5), (2, 2, 4, 5)),  # a layer's grid is not a tensor
+        owned=("bias_table",),
+        buffers=("alibi_slopes",),
+        formats=dict(
+            packed=Format({}, heads_joined), separate=Format(dict(packed=False), heads_joined)
+        ),
+        follows=None,
+        dtypes=(torch.float32, torch.float16, torch.bfloat16),
+        scripts=False,  # options that go by name alone
     ),
 )  # fmt: skip
 WHOLE = [row for row in ROWS if not row.part_of]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ibnvision.ops._kernels import KERNEL_DTYPES
 from ibnvision.testing import TOLERANCE
 
 REFERENCE_ONLY = os.environ.get("IBNVISION_NATIVE") == "0"
@@ -64,6 +65,8 @@ class Row:
     formats: Mapping[str, Format] = field(default_factory=lambda: IMAGES)
     follows: str | None = "x"  # whose format the result has, where formats are mixed
     kernel: str = ""  # prefix of its kernel operators, where it is not the name
+    dtypes: tuple[torch.dtype, ...] = KERNEL_DTYPES  # of the kernels; else the definition runs
+    scripts: bool = True  # TorchScript can read the public function
     twice: bool = False  # the kernels have second derivatives
     recompiles: bool = False  # for new sizes
     part_of: str = ""  # the row that stands for it before derivatives, compilers and exporters
