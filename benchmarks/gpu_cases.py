@@ -176,13 +176,13 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("check")
     one = verbs.add_parser("once")
-    one.add_argument("op", choices=sorted(OPS))
+    one.add_argument("op", choices=sorted(CASES))
     one.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), required=True)
     one.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
     one.add_argument("--format", choices=sorted(FORMATS), default="nchw")
     one.add_argument("--trace", action="store_true")
     args = parser.parse_args(argv)
-    for op in OPS:
+    for op in CASES:
         reason = why_no_kernel(f"{op}_forward", torch.empty(0, device=args.device))
         if reason:
             raise SystemExit(f"{op} has no kernel on {args.device}: {reason}")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibnvision.layers import IBNAct2d
-from ibnvision.ops import content_guided_attention
+from ibnvision.ops import content_guided_attention, conv3x3
 
 from .fold_rows import Fold, IndexFold
 
@@ -70,6 +70,26 @@ class OfficialPixelAttention(PixelAttention):
         return y if residual is None else y + residual
 
 
+class Convolution(nn.Module):
+    """A 3x3 convolution, its ReLU and the sum with its input, as in a block of DEA-Net."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(shape[1], shape[1], 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: of the shape."""
+        return conv3x3(x, self.conv.weight, self.conv.bias, x, True)
+
+
+class OfficialConvolution(Convolution):
+    """The same by the framework's convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: of the shape."""
+        return self.conv(x).relu_() + x
+
+
 @dataclass(frozen=True)
 class Op:
     """One row: our layer, the published one with the same state-dict keys, and shapes of models.
@@ -84,12 +104,19 @@ class Op:
     cuda_shapes: tuple[Shape, ...]
     quick_shapes: tuple[Shape, ...]
     traffic: Mapping[str, float]  # least reads + writes of the tensor a pass
-    flops: Mapping[str, float]  # least operations per element a pass
+    flops: Mapping[str, float]  # least operations per element a pass; a channel, where dense
     rate: str  # the matrix product's dtype whose unit does these operations
     rivals: Mapping[str, Make] = field(default_factory=dict)
     formats: tuple[str, ...] = tuple(FORMATS)
+    passes: tuple[str, ...] = PASSES
+    dense: bool = False  # every channel takes part in every result
     # what is kept for the backward is counted for calls of this many tensors of the shape
     kept: Mapping[str, int] = field(default_factory=dict)
+
+    def operations(self, name: str, shape: Shape) -> float:
+        """That the pass `name` takes at least on a tensor of the shape."""
+        each = self.flops[name] * (shape[1] if self.dense else 1)
+        return each * torch.Size(shape).numel()
 
 
 OPS = {
@@ -105,6 +132,19 @@ OPS = {
         flops={"forward": 202, "forward+backward": 202 + 3 * 196 + 8, "eval": 202},
         rate="fp32",
         kept={"gate": 1, "gate+residual": 2},
+    ),
+    "conv3x3": Op(  # for inference on a CPU alone
+        layer=Convolution,
+        official=OfficialConvolution,
+        cpu_shapes=((1, 32, 256, 256), (1, 64, 128, 128), (1, 128, 64, 64)),
+        cuda_shapes=(),
+        quick_shapes=((1, 16, 16, 16),),
+        traffic={"eval": 2.0},  # 1 read + 1 write
+        flops={"eval": 8.0},  # 16 products of two operations for four results
+        rate="fp32",
+        formats=("channels_last",),
+        passes=("eval",),
+        dense=True,
     ),
     "ibn_norm": Op(
         layer=lambda shape: IBNAct2d(shape[1], inplace=False),

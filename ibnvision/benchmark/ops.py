@@ -18,11 +18,11 @@ from ibnvision.testing import TOLERANCE
 
 from . import ceilings, measure, op_tables, record, targets
 from .measure import Call
-from .op_rows import DTYPES, OPS, PASSES, Case
+from .op_rows import DTYPES, OPS, Case
 
 
 def pass_call(module: Any, x: Tensor, dy: Tensor, name: str) -> Call:
-    """`name` of PASSES as a call without arguments; x requires a gradient.
+    """The pass `name` as a call without arguments; x requires a gradient.
 
     The forward alone, in training mode too, runs without autograd: a compiled module that records
     also writes masks for its backward, at several times the cost; that belongs to the second pass.
@@ -154,7 +154,7 @@ def time_records(
 ) -> list[record.Record]:
     """All passes and backends on one tensor; the reason of a skipped backend is printed."""
     records = []
-    for name in PASSES:
+    for name in OPS[case.op].passes:
         calls, skipped = backends(case, name, compiled=compiled)
         for backend, reason in skipped.items():
             print(f"  {backend} skipped for {name}: {reason}", flush=True)
@@ -190,7 +190,7 @@ def _floor(
     size = case.size * DTYPES[case.dtype].itemsize
     if backend == "copy":
         return best.fields(seconds, 2.0 * size, 0.0, op.rate)
-    return best.fields(seconds, op.traffic[name] * size, op.flops[name] * case.size, op.rate)
+    return best.fields(seconds, op.traffic[name] * size, op.operations(name, case.shape), op.rate)
 
 
 def cases(names: Sequence[str], dtypes: Sequence[str], device: str, *, quick: bool) -> list[Case]:

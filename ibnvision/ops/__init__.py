@@ -2,12 +2,14 @@
 
 from ._kernels import info, kernel_report, reference_ops, why_no_kernel
 from .content_guided_attention import content_guided_attention
+from .conv3x3 import conv3x3
 from .detail_conv import detail_conv, fold_detail_conv
 from .ibn_norm import ibn_norm
 from .lambda_attention import lambda_attention
 
 __all__ = [
     "content_guided_attention",
+    "conv3x3",
     "detail_conv",
     "fold_detail_conv",
     "ibn_norm",

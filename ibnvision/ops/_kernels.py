@@ -25,7 +25,7 @@ if _MODE not in ("auto", "0", "1"):
     raise ValueError(f"IBNVISION_NATIVE must be auto, 0 or 1, got {_MODE!r}")
 
 _names: list[str] = []  # of the registered operators
-_dtypes: dict[str, tuple[torch.dtype, ...]] = {}  # forward operator -> those of its kernels
+_dtypes: dict[str, tuple[torch.dtype, ...]] = {}  # that kernel operators take
 _bodies: dict[Any, Callable[..., Any]] = {}
 _reasons: dict[str, str] = {}  # device type -> why no library serves it
 _forced = 0  # depth of reference_ops()
@@ -136,7 +136,7 @@ def is_eager() -> bool:
     )
 
 
-_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None))
+PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None))
 
 
 def runs_directly(*tensors: Tensor | None) -> bool:
@@ -145,7 +145,7 @@ def runs_directly(*tensors: Tensor | None) -> bool:
         is_eager()
         and not torch.jit.is_tracing()
         and not torch._C._len_torch_function_stack()
-        and all(type(t) in _PLAIN for t in tensors)
+        and all(type(t) in PLAIN_TYPES for t in tensors)
     )
 
 
@@ -195,6 +195,10 @@ def _no_double_backward(ctx: Any, *grads: Any) -> None:
     raise RuntimeError("the kernels have no double backward; use ibnvision.ops.reference_ops()")
 
 
+def _no_backward(ctx: Any, *grads: Any) -> None:
+    raise RuntimeError("the kernel is for inference; the operator itself has gradients")
+
+
 def register_entry(name: str, entry: Callable[..., Any]) -> None:
     """Register the Python body of the composite operator `name`."""
     lib.impl(name, entry, "CompositeImplicitAutograd")
@@ -207,23 +211,27 @@ def register(
     name: str,
     *,
     entry: Callable[..., Any],
-    backward: Callable[..., Any],
-    setup_context: Callable[..., None],
     fake_forward: Callable[..., Any],
-    fake_backward: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+    fake_backward: Callable[..., Any] | None = None,
     double_backward: Callable[..., Any] = _no_double_backward,
     setup_double: Callable[..., None] | None = None,
-    dtypes: tuple[torch.dtype, ...] = KERNEL_DTYPES,
+    kernel_dtypes: tuple[torch.dtype, ...] = KERNEL_DTYPES,
 ) -> None:
     """Register the composite `name` and the kernel operators `name_forward`, `name_backward`.
 
-    `dtypes` are those that its kernels take.
+    Without a backward the kernel serves inference alone, and there is no `name_backward`.
+    `kernel_dtypes` are those that the kernels take.
     """
     register_entry(name, entry)
     _names.append(name)
-    _dtypes[f"{name}_forward"] = dtypes
+    _dtypes[f"{name}_forward"] = _dtypes[f"{name}_backward"] = kernel_dtypes
     forward_op, backward_op = f"ibnvision::{name}_forward", f"ibnvision::{name}_backward"
     torch.library.register_fake(forward_op, fake_forward, lib=lib)
+    if backward is None:
+        torch.library.register_autograd(forward_op, _no_backward, lib=lib)
+        return
     torch.library.register_fake(backward_op, fake_backward, lib=lib)
     torch.library.register_autograd(forward_op, backward, setup_context=setup_context, lib=lib)
     torch.library.register_autograd(
@@ -247,9 +255,9 @@ def kernel_report() -> dict[str, str]:
     for name in sorted(_names):
         for device, library in (("cpu", C), ("cuda", CUDA)):
             if device == "cuda" and not torch.cuda.is_available():
-                report[f"{name} cuda"] = _reasons.get(
-                    "cuda", "kernel built, but no CUDA device is present"
-                )
+                built = _has_kernel(f"{name}_forward", device)
+                text = "kernel built, but no CUDA device is present" if built else "no cuda kernel"
+                report[f"{name} cuda"] = _reasons.get("cuda", text)
                 continue
             reason = why_no_kernel(f"{name}_forward", torch.empty(0, device=device))
             kind = f"kernel ({library.build_info()['capability']})" if library else "kernel"

@@ -338,7 +338,7 @@ def _fake_backward(
 _eager_forward = eager_function("lambda_attention_forward", _setup_context, _backward)
 register(
     "lambda_attention",
-    dtypes=(torch.float32, torch.float16, torch.bfloat16),
+    kernel_dtypes=(torch.float32, torch.float16, torch.bfloat16),
     entry=lambda_attention_entry,
     backward=_backward,
     setup_context=_setup_context,

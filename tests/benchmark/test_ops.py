@@ -86,6 +86,22 @@ def test_fold_row_is_measured_against_index_assignments(tmp_path):
             assert r["bytes"] == pytest.approx(4 * moved * 16 * 16)
 
 
+def test_convolution_row_is_measured_in_inference_alone(tmp_path):
+    path = tmp_path / "ops.jsonl"
+    options = ["--op", "conv3x3", "--no-compile", "--repeats", "2", "--out", str(path)]
+    assert ops.main(["--quick", *options]) == 0
+    timed = [r for r in record.read(path) if r["metric"] == "time"]
+    names = ["eager", "fallback", "copy"] + ["kernel"] * KERNEL
+    found = {(r["backend"], r["pass"], r["format"]) for r in timed}
+    assert found == {(b, "eval", "channels_last") for b in names}
+    row = op_rows.OPS["conv3x3"]
+    assert row.operations("eval", (2, 32, 5, 7)) == 8 * 32 * 2 * 32 * 35
+    assert all(r["flops"] == 8 * 16 * 16**3 for r in timed if r["backend"] != "copy")
+    case = op_rows.Case("conv3x3", (1, 16, 16, 16), "bf16", "channels_last", "cpu")
+    calls, skipped = ops.backends(case, "eval", compiled=False)
+    assert "kernel" not in calls and (not KERNEL or "bfloat16" in skipped["kernel"])
+
+
 def test_official_layer_is_what_it_says():
     x = torch.randn(2, 6, 5, 5)
     layer = op_rows.OfficialIBN(6)

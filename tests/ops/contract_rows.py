@@ -170,7 +170,7 @@ ROWS = (
             "sequence": Case(),
         },
         brief=("grid", "causal"),
-        # fewer tokens: the half-precision out, which the backward reads, errs more than gradients do
+        # fewer tokens: half precision's out, which the backward reads, errs more than gradients
         sizes=((2, 2, 2, 1), (2, 3, 5, 7), (1, 2, 3, 45)),
         small=(1, 2, 2, 3),
         lanes=(1, 2, 5, 7),
@@ -187,6 +187,7 @@ ROWS = (
         scripts=False,  # options that go by name alone
     ),
 )  # fmt: skip
+FOR_INFERENCE = ("conv3x3",)  # no kernel backward: tests/ops/test_conv3x3.py
 WHOLE = [row for row in ROWS if not row.part_of]
 devices = pytest.mark.parametrize("device", DEVICES)
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

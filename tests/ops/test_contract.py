@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_rows import ROWS, WHOLE, devices, each_row, every, in_turn
+from contract_rows import FOR_INFERENCE, ROWS, WHOLE, devices, each_row, every, in_turn
 from contract_tools import REFERENCE_ONLY, assert_results_close, results
 
 from ibnvision.ops import reference_ops, why_no_kernel
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* runs as plain PyTorch")
 def test_every_operator_has_a_row():
     names = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
     ours = {name for name in names if name.startswith("ibnvision::")}
-    assert ours == {f"ibnvision::{row.name}" for row in ROWS}
+    assert ours == {f"ibnvision::{name}" for name in (*FOR_INFERENCE, *(row.name for row in ROWS))}
 
 
 @functools.lru_cache(maxsize=8)  # formats and instruction sets share one definition
