@@ -18,7 +18,7 @@ from ibnvision import __version__
 from . import measure
 
 Record = dict[str, Any]
-BENCHES = ("dehazing", "generalization", "models", "ops", "restoration")
+BENCHES = ("attention", "dehazing", "generalization", "models", "ops", "restoration")
 # other tools keep their own lines beside these
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ibnvision import data
 
-from . import dehazing_scores, models, op_tables, record, restoration, scores, targets
+from . import attention, dehazing_scores, models, op_tables, record, restoration, scores, targets
 
 Results = Mapping[str, Any]
 
@@ -269,6 +269,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("ops", "op", op_tables.tables),
         ("models", "model", models.tables),
         ("restoration", "", restoration.tables),
+        ("attention", "", attention.tables),
         ("generalization", "", _cells),
         ("dehazing", "", dehazing_scores.block),
     ):

@@ -230,6 +230,41 @@ def _restoration_targets() -> Iterable[Target]:
     yield Target("restoration", text, 1.2, True, "x", value)
 
 
+def _attention_targets() -> Iterable[Target]:
+    """Lambda-shaped attention: prefix 5, window 15x15, heads of 64."""
+    both = "forward+backward"
+    for name, bars in (("forward", (3, 10, 20)), (both, (2, 7, 15))):
+        for side, bar in zip((32, 64, 96), bars, strict=True):
+            where = {"pass": name, "grid": side}
+            value = stored("times faster than dense", "cpu", **where)
+            text = f"CPU lambda_attention {name}, {side}x{side}: times dense"
+            yield Target("attention", text, bar, True, "x", value)
+    for rival in ("halo", "flex"):
+        value = stored(f"times faster than {rival}", "cpu")
+        text = f"CPU lambda_attention, least of passes and grids: times {rival}"
+        yield Target("attention", text, 1, True, "x", value)
+    value = most("extra memory", backend="kernel", device_type="cpu")
+    text = "CPU lambda_attention forward, 96x96: memory beside the inputs"
+    yield Target("attention", text, 25, False, "MB", value)
+    text = "CPU lambda_attention forward: time at 96x96 by 64x64"
+    value = most("time growth from 64x64", device_type="cpu")
+    yield Target("attention", text, 2.5, False, "x", value)
+    value = most("time of bf16 by fp32", device_type="cpu")
+    text = "CPU lambda_attention: time of bf16 by fp32, the most"
+    yield Target("attention", text, 1.05, False, "x", value)
+    for part in ("inference", "training step"):
+        value = stored("times faster than dense", "cpu", **{"pass": f"ViT-S/16 {part}"})
+        text = f"CPU ViT-S/16 with registers at 1024 px, {part}: times dense"
+        yield Target("attention", text, 2, True, "x", value)
+    for name, side, bar in (("forward", 64, 3), ("forward", 128, 10), (both, 128, 8)):
+        value = stored("times faster than dense", "cuda", **{"pass": name, "grid": side})
+        text = f"GPU lambda_attention {name}, {side}x{side} bf16: times dense"
+        yield Target("attention", text, bar, True, "x", value)
+    value = stored("times faster than flex", "cuda")
+    text = "GPU lambda_attention, least: times FlexAttention"
+    yield Target("attention", text, 1.2, True, "x", value)
+
+
 def _cuda_targets() -> Iterable[Target]:
     both = {"pass": "forward+backward"}
     text = "GPU forward+backward, worst of dtype, format, launch:"
@@ -267,6 +302,7 @@ def _dehazing_targets() -> Iterable[Target]:
 TARGETS = (
     *_cpu_targets(),
     *_restoration_targets(),
+    *_attention_targets(),
     *_cuda_targets(),
     *_generalization_targets(),
     *_dehazing_targets(),

@@ -5,9 +5,17 @@ from ._fusion import with_act
 from .content_guided_attention import CGA, CGAFusion
 from .convert import convert_to_ibn, fuse_norm_act
 from .convert_deconv import convert_to_deconv, reparameterize
+from .convert_lambda import from_lambda, to_lambda
 from .dea import DEAB, DEB
 from .detail_conv import DEConv
 from .ibn_norm import IBN, BatchNormAct2d, IBNAct2d, InstanceNormAct2d
+from .lambda_attention import (
+    LambdaAttention,
+    LambdaAttentionRope,
+    LambdaBeitAttention,
+    LambdaEvaAttention,
+    LambdaForm,
+)
 
 __all__ = [
     "CGA",
@@ -20,9 +28,16 @@ __all__ = [
     "DEConv",
     "IBNAct2d",
     "InstanceNormAct2d",
+    "LambdaAttention",
+    "LambdaAttentionRope",
+    "LambdaBeitAttention",
+    "LambdaEvaAttention",
+    "LambdaForm",
     "convert_to_deconv",
     "convert_to_ibn",
+    "from_lambda",
     "fuse_norm_act",
     "reparameterize",
+    "to_lambda",
     "with_act",
 ]
