@@ -73,9 +73,9 @@ inline void accumulate(float* to, const Vec<float> (&shrink)[kVectors], const fl
 
 inline Vec<float> larger(Vec<float> a, Vec<float> b) { return a > b ? a : b; }
 
-// 2^x for x up to 126 to 2 ulp; 0 where x belongs to a hidden pair.
+// 2^x for x up to 126 to 2 ulp; 0 where x belongs to a hidden pair; NaN stays NaN.
 inline Vec<float> power_of_two(Vec<float> x) {
-  const Vec<float> reached = larger(x, splat<float>(-126.0f));
+  const Vec<float> least = splat<float>(-126.0f), reached = x < least ? least : x;
   const Vec<float> magic = splat<float>(12582912.0f);  // 1.5 * 2^23: rounds to an integer
   const Vec<float> whole = (reached + magic) - magic, f = reached - whole;
   Vec<float> p = f * 1.535336188319500e-4f + 1.339887440266574e-3f;
@@ -89,7 +89,7 @@ inline Vec<float> power_of_two(Vec<float> x) {
   std::memcpy(&raw, &p, sizeof p);
   raw += __builtin_convertvector(whole, Bits) << 23;
   std::memcpy(&p, &raw, sizeof p);
-  return x > splat<float>(kHidden / 2) ? p : Vec<float>{};
+  return x < splat<float>(kHidden / 2) ? Vec<float>{} : p;
 }
 
 }  // namespace

@@ -147,6 +147,18 @@ def test_scores_of_hundreds_overflow_nothing():
     assert ((lambda_attention(q, k, v, **options) - exact).abs() <= 1e-4 * 60).all()
 
 
+@pytest.mark.parametrize("broken", ["q", "k", "v"])
+def test_what_is_not_a_number_is_not_hidden(broken):
+    q, k, v = (t.clone() for t in example_inputs(1, 2, 40, 12, size=16, prefix=2))
+    {"q": q, "k": k, "v": v}[broken][0, 1, 2 + 12 * 6 + 5, 3] = torch.nan  # row 6, column 5
+    out = lambda_attention(q, k, v, prefix=2, grid=(40, 12), window=5)
+    patches = out[0, :, 2:].unflatten(1, (40, 12))
+    assert patches[1, 6, 5].isnan().any()
+    if broken != "q":
+        assert patches[1, 4:9, 3:8].isnan().any(-1).all() and out[0, 1, :2].isnan().any(-1).all()
+    assert patches[0].isfinite().all() and patches[1, 30:].isfinite().all()
+
+
 def test_equal_runs_give_equal_bits():
     tensors, options = make_case("grid_bias", torch.float32)
     d_out = torch.randn(tensors[0].shape)
