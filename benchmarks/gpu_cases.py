@@ -19,6 +19,7 @@ from ibnvision.ops import (
     content_guided_attention,
     detail_conv,
     ibn_norm,
+    lambda_attention,
     reference_ops,
     why_no_kernel,
 )
@@ -27,6 +28,7 @@ from ibnvision.ops.content_guided_attention import (
 )
 from ibnvision.ops.detail_conv import example_inputs as detail_conv_inputs
 from ibnvision.ops.ibn_norm import example_inputs
+from ibnvision.ops.lambda_attention import example_inputs as lambda_attention_inputs
 from ibnvision.testing import assert_close
 
 Function = Callable[..., Tensor]
@@ -90,10 +92,42 @@ def detail_conv_cases() -> Iterator[tuple[str, Function, tuple]]:
                 yield f"detail_conv {out}x{wide} {dtype} {layout}", call, made
 
 
+def lambda_attention_cases() -> Iterator[tuple[str, Function, tuple]]:
+    """Tiles at every border, slots of the prefix, far pairs, heads filled up, both passes."""
+    ways: list[tuple[tuple[int, ...], dict]] = [
+        ((27, 21), dict(grid=(27, 21), window=(5, 7))),
+        ((1, 70), dict(grid=(1, 70), window=9)),
+        ((150,), dict(causal=True, window=20, limit=9.0)),
+    ]
+    for number, (space, options) in enumerate(ways):
+        for dtype, size in ((torch.float32, 24), (torch.bfloat16, 64), (torch.float16, 104)):
+            q, k, v = lambda_attention_inputs(1, 2, *space, size=size, prefix=5, dtype=dtype)
+            far, slopes = (q.flip(2), k[:, :, :5].flip(2)), torch.tensor([0.5, 0.25])
+            made = [t.detach().requires_grad_() for t in (q, k, v, *far)] + [slopes]
+
+            def call(q, k, v, q_far, k_far, slopes, options=options) -> Tensor:  # type: ignore[no-untyped-def]
+                further = dict(q_prefix=q_far, k_prefix=k_far, alibi_slopes=slopes)
+                return lambda_attention(q, k, v, prefix=5, **further, **options)
+
+            yield f"lambda_attention {space} {dtype} D={size} way {number}", call, tuple(made)
+            if "causal" in options:
+                continue
+            window = options["window"] if number == 0 else (9, 9)
+            table = torch.linspace(-1, 1, 2 * window[0] * window[1]).view(2, *window)
+            made[5] = table.requires_grad_()
+
+            def learned(q, k, v, q_far, k_far, table, options=options) -> Tensor:  # type: ignore[no-untyped-def]
+                further = dict(q_prefix=q_far, k_prefix=k_far, bias_table=table)
+                return lambda_attention(q, k, v, prefix=5, **further, **options)
+
+            yield f"lambda_attention {space} {dtype} D={size} table", learned, tuple(made)
+
+
 CASES = {
     "content_guided_attention": content_guided_attention_cases,
     "detail_conv": detail_conv_cases,
     "ibn_norm": ibn_norm_cases,
+    "lambda_attention": lambda_attention_cases,
 }  # one row an operator: (name, function, CPU inputs)
 
 

@@ -38,6 +38,8 @@ from ._kernels import (
 )
 from ._lambda_halo import causal_attention, grid_attention
 
+WIDEST_ON_CUDA = 128  # head size that the kernels are instantiated for
+
 _OPTIONAL = "Tensor? {}table, Tensor? {}slopes, Tensor? q_prefix, Tensor? k_prefix"
 _GEOMETRY = (
     "int prefix, SymInt width, int reach_y, int reach_x, bool causal, float scale, float limit"
@@ -217,6 +219,8 @@ def lambda_attention_entry(
         assert grid is not None
         geometry = (prefix, grid[1], window[0] // 2, window[1] // 2, False, scale, limit)
     reason = why_no_kernel("lambda_attention_forward", q)
+    if not reason and q.device.type == "cuda" and q.shape[3] > WIDEST_ON_CUDA:
+        reason = f"no CUDA kernel for head sizes above {WIDEST_ON_CUDA}"
     inputs = (q, k, v, table, slopes, q_prefix, k_prefix)
     if reason:
         fall_back("lambda_attention", reason)
@@ -253,7 +257,8 @@ def lambda_attention(
 
     Args:
         q, k, v: [B, heads, N, D], D a multiple of 8, one dtype of float32, float16, bfloat16
-            (float64 runs as plain PyTorch); any strides. Under autocast in its dtype.
+            (float64, and on CUDA a D above 128, run as plain PyTorch); any strides. Under autocast
+            in its dtype.
         prefix: number of global tokens, the first of the N.
         grid: (H, W) of the patches behind the prefix, by rows: N = prefix + H * W; None is a
             sequence.

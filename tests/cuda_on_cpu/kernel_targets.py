@@ -1,7 +1,8 @@
 """Where the raw launchers of an op run: on the emulator, in a sanitized process, on a GPU.
 
 All take the same calls: launch(name, fields) and ask(name, *arguments, fields), where a field is
-a number, None or a dense tensor, which is passed by its address and may be written.
+a number, None or a dense tensor, which is passed by its address and may be written; a tuple of a
+tensor and numbers is passed as the address and these.
 """
 
 import ctypes
@@ -22,12 +23,14 @@ RUNNER = Path(__file__).parent / "sanitized_runner.py"
 ALIGNMENT = 16  # of malloc; a tensor that starts elsewhere keeps its distance from a multiple
 
 
-def _addresses(fields: Fields) -> dict[str, float]:
-    return {
-        name: value.data_ptr() if isinstance(value, Tensor) else value
-        for name, value in fields.items()
-        if value is not None
-    }
+def _address(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value[0].data_ptr(), *value[1:]
+    return value.data_ptr() if isinstance(value, Tensor) else value
+
+
+def _addresses(fields: Fields) -> dict[str, Any]:
+    return {name: _address(value) for name, value in fields.items() if value is not None}
 
 
 class Emulated:
@@ -100,7 +103,8 @@ class Sanitized:
         self._call("emulator_settings", (seed, shared_bytes), {})
 
     def ask(self, name: str, *arguments: object, fields: Fields) -> Any:
-        tensors = {name: t for name, t in fields.items() if isinstance(t, Tensor)}
+        first = {k: value[0] if isinstance(value, tuple) else value for k, value in fields.items()}
+        tensors = {name: t for name, t in first.items() if isinstance(t, Tensor)}
         blocks = {
             name: (
                 t.data_ptr() % ALIGNMENT,
@@ -109,7 +113,8 @@ class Sanitized:
             for name, t in tensors.items()
         }
         numbers = {k: v for k, v in fields.items() if k not in tensors and v is not None}
-        result, written = self._call(name, arguments, numbers, blocks)
+        behind = {k: v[1:] for k, v in fields.items() if isinstance(v, tuple)}
+        result, written = self._call(name, arguments, numbers, blocks, behind)
         for key, block in written.items():
             ctypes.memmove(tensors[key].data_ptr(), block, len(block))
         return result

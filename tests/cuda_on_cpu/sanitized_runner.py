@@ -15,13 +15,16 @@ libc.free.argtypes = [ctypes.c_void_p]
 Blocks = dict[str, tuple[int, bytes]]  # distance from a multiple of 16, contents
 
 
-def call(module: Any, name: str, arguments: tuple, fields: dict, blocks: Blocks) -> tuple:
-    """The result, and what the blocks hold afterwards."""
+def call(
+    module: Any, name: str, arguments: tuple, fields: dict, blocks: Blocks, behind: dict
+) -> tuple:
+    """The result, and what the blocks hold afterwards; `behind` are numbers behind an address."""
     bases = {key: libc.malloc(shift + len(data)) for key, (shift, data) in blocks.items() if data}
     addresses = {key: base + blocks[key][0] for key, base in bases.items()}
     for key, address in addresses.items():
         ctypes.memmove(address, blocks[key][1], len(blocks[key][1]))
-    result = getattr(module, name)(*arguments, **fields, **addresses)
+    values = addresses | {key: (addresses.get(key, 0), *rest) for key, rest in behind.items()}
+    result = getattr(module, name)(*arguments, **fields, **values)
     written = {key: ctypes.string_at(at, len(blocks[key][1])) for key, at in addresses.items()}
     for base in bases.values():
         libc.free(base)
@@ -39,7 +42,7 @@ def main(library: str) -> None:
         except EOFError:
             return
         try:
-            answer = ("result", call(module, name, arguments, fields, *(blocks or [{}])))
+            answer = ("result", call(module, name, arguments, fields, *(blocks or [{}, {}])))
         except Exception as error:
             answer = ("error", str(error))
         pickle.dump(answer, sys.stdout.buffer)
