@@ -13,7 +13,16 @@ from typing import Any
 
 from ibnvision.config import nearest
 
-_BENCHMARKS = ("attention", "dehazing", "generalization", "models", "ops", "restoration", "report")
+_BENCHMARKS = (
+    "attention",
+    "dehazing",
+    "generalization",
+    "lambda_converter",
+    "models",
+    "ops",
+    "restoration",
+    "report",
+)
 _SHOWN = 20  # problems of a split that `data check` prints
 _EXPECTED = (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError, ArithmeticError)
 

@@ -9,11 +9,13 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_there_are_four():
-    assert len(SNIPPETS) == 4
+def test_there_are_five():
+    assert len(SNIPPETS) == 5
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["model", "layer", "dehazing", "conversion"])
+@pytest.mark.parametrize(
+    "snippet", SNIPPETS, ids=["model", "layer", "dehazing", "conversion", "lambda"]
+)
 def test_snippet(snippet):
     names: dict[str, object] = {}
     exec(snippet, names)
@@ -23,6 +25,8 @@ def test_snippet(snippet):
         assert (shapes["low"], shapes["high"]) == ((2, 64, 24, 24), (2, 512, 3, 3))
     elif "clear" in names:
         assert shapes["clear"] == (1, 3, 45, 70) and (0 <= names["clear"]).all()
+    elif "maps" in names:
+        assert shapes["maps"] == (1, 192, 20, 32) and "15x15" in str(names["table"])
     elif "y" in names:
         assert shapes["y"] == shapes["x"] and (names["y"] >= 0).all()
     else:

@@ -18,7 +18,15 @@ from ibnvision import __version__
 from . import measure
 
 Record = dict[str, Any]
-BENCHES = ("attention", "dehazing", "generalization", "models", "ops", "restoration")
+BENCHES = (
+    "attention",
+    "dehazing",
+    "generalization",
+    "lambda_converter",
+    "models",
+    "ops",
+    "restoration",
+)
 # other tools keep their own lines beside these
 
 

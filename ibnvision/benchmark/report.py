@@ -14,7 +14,17 @@ from typing import Any
 
 from ibnvision import data
 
-from . import attention, dehazing_scores, models, op_tables, record, restoration, scores, targets
+from . import (
+    attention,
+    dehazing_scores,
+    lambda_converter,
+    models,
+    op_tables,
+    record,
+    restoration,
+    scores,
+    targets,
+)
 
 Results = Mapping[str, Any]
 
@@ -270,6 +280,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("models", "model", models.tables),
         ("restoration", "", restoration.tables),
         ("attention", "", attention.tables),
+        ("lambda_converter", "", lambda_converter.tables),
         ("generalization", "", _cells),
         ("dehazing", "", dehazing_scores.block),
     ):

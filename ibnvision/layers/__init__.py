@@ -16,6 +16,7 @@ from .lambda_attention import (
     LambdaEvaAttention,
     LambdaForm,
 )
+from .lambda_cache import LambdaCache, lambda_decode
 
 __all__ = [
     "CGA",
@@ -31,12 +32,14 @@ __all__ = [
     "LambdaAttention",
     "LambdaAttentionRope",
     "LambdaBeitAttention",
+    "LambdaCache",
     "LambdaEvaAttention",
     "LambdaForm",
     "convert_to_deconv",
     "convert_to_ibn",
     "from_lambda",
     "fuse_norm_act",
+    "lambda_decode",
     "reparameterize",
     "to_lambda",
     "with_act",

@@ -103,7 +103,10 @@ class LambdaForm:
 
     def see(self, patch_embed: Any, args: tuple[Tensor, ...]) -> None:
         """Forward pre-hook of a patch embedding that is called with images [N, C, H, W]."""
-        self.grid = grid = patch_embed.dynamic_feat_size(args[0].shape[-2:])
+        size = args[0].shape[-2:]
+        if torch.jit.is_tracing():  # there sizes are tensors, which lists of numbers may not hold
+            size = torch.Size(int(s) for s in size)
+        self.grid = grid = patch_embed.dynamic_feat_size(size)
         recomputes = self.trunk.grad_checkpointing and torch.is_grad_enabled()
         if torch.compiler.is_compiling() or not recomputes:
             return
@@ -155,14 +158,14 @@ class LambdaForm:
             self._embedding = (key, embedding)
         return embedding
 
-    def own_embedding(self, like: Tensor, grid: Any) -> Tensor:
+    def own_embedding(self, like: Tensor, grid: Any, spacing: str) -> Tensor:
         """[H * W, 2 * D] of position "rope" for like, [..., D]: sines, then cosines, interleaved.
 
-        Coordinates count patches from the middle; with "resample" the trained ones.
+        Coordinates count patches from the middle; with spacing "resample" the trained ones.
         """
         size = like.shape[-1]
         step = (1.0, 1.0)
-        if self.rope == "resample" and self.trained is not None:
+        if spacing == "resample" and self.trained is not None:
             step = (self.trained[0] / grid[0], self.trained[1] / grid[1])
         exponents = torch.arange(size // 4, device=like.device, dtype=torch.float32) / (size // 4)
         axes = [

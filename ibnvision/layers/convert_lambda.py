@@ -76,7 +76,8 @@ def to_lambda(
     timm, and networks that hold one, such as a segmenter. Where the window covers the grid, the
     result equals the dense one. Image sizes vary by call as far as the model takes them: give
     `dynamic_img_size=True` to create_model. A BEiT without absolute positions takes any size as
-    soon as all its layers are converted.
+    soon as all its layers are converted. torch.compile, export and jit.trace take the result,
+    jit.script does not.
 
     Args:
         window: odd number of rows and columns that a patch sees, or one for both; None is the odd
@@ -193,7 +194,7 @@ def _looking(attention: Any, form: LambdaForm) -> tuple[Callable[[], None], Call
 
     def back() -> None:
         nonlocal table
-        if isinstance(attention, LambdaView):
+        if vars(attention).get("lambda_form") is form:
             table = leave(attention)
 
     return do, back

@@ -72,6 +72,24 @@ class LambdaView:
         patches = apply_rot_embed_cat(x[:, :, prefix:], embedding, half=half)
         return torch.cat([x[:, :, :prefix], patches], 2).to(x.dtype)
 
+    def _positioned(
+        self: Any, q: Tensor, k: Tensor, rope: Tensor | None, grid: Any
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """q and k, turned, and the q_prefix of `prefix_rope` by its name, if it is another."""
+        form = self.lambda_form
+        embedding, squeezed = rope, rope
+        if form.position == "rope":
+            embedding, squeezed = (form.own_embedding(q, grid, s) for s in (form.rope, "resample"))
+        elif rope is not None:
+            embedding = form.embedding(rope, grid)
+        if embedding is None or squeezed is None:
+            return q, k, {}
+        turned = self._turn(q, embedding), self._turn(k, embedding)
+        if form.prefix_rope == "same" or form.prefix == 0:
+            return *turned, {}
+        far = self._turn(q, squeezed) if form.prefix_rope == "resample" else q
+        return *turned, {"q_prefix": far}
+
     def _see(self: Any, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """The attention between the projections, [B, N, heads * D], for x [B, N, C]."""
         if self.training and self.attn_drop.p > 0:
@@ -79,17 +97,7 @@ class LambdaView:
         form = self.lambda_form
         q, k, v = self._project(x)
         grid = form.grid_of(q.shape[2])
-        far: dict[str, Any] = {}
-        given = rope
-        if form.position == "rope":
-            given = rope = form.own_embedding(q, grid)
-        elif rope is not None:
-            rope = form.embedding(rope, grid)
-        if given is not None and rope is not None:
-            if form.prefix_rope != "same" and form.prefix > 0:
-                turned = form.prefix_rope == "resample"
-                far["q_prefix"] = self._turn(q, given) if turned else q
-            q, k = self._turn(q, rope), self._turn(k, rope)
+        q, k, far = self._positioned(q, k, rope, grid)
         factor = form.prefix_factor(q.shape[2])
         if factor != 1.0:
             q = _scale_prefix(q, form.prefix, factor)

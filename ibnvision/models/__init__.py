@@ -1,23 +1,27 @@
 """Models: names registered in timm, and a segmenter over any feature backbone."""
 
-from . import dea_net, densenet_ibn, resnet_ibn
+from . import dea_net, densenet_ibn, resnet_ibn, vit_lambda
 from .checkpoint import checkpoint_filter_fn, load_weights
 from .dea_net import DEANet, from_weights
 from .densenet_ibn import DenseNetIBN
 from .resnet_ibn import ResNetIBN
 from .segmenter import HEADS, Segmenter, create_segmenter
+from .vit_lambda import LambdaVisionTransformer
 
 CLASSIFIERS = tuple(sorted({**densenet_ibn.default_cfgs, **resnet_ibn.default_cfgs}))
 RESTORERS = tuple(sorted(dea_net.default_cfgs))
-NAMES = (*CLASSIFIERS, *RESTORERS)
+TRANSFORMERS = tuple(sorted(vit_lambda.default_cfgs))
+NAMES = (*CLASSIFIERS, *TRANSFORMERS, *RESTORERS)
 
 __all__ = [
     "CLASSIFIERS",
     "HEADS",
     "NAMES",
     "RESTORERS",
+    "TRANSFORMERS",
     "DEANet",
     "DenseNetIBN",
+    "LambdaVisionTransformer",
     "ResNetIBN",
     "Segmenter",
     "checkpoint_filter_fn",

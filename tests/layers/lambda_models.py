@@ -24,7 +24,8 @@ def build(name: str, depth: int = 2, **kwargs) -> nn.Module:
     torch.manual_seed(0)
     patch, options = MODELS[name]
     size = (GRID[0] * patch, GRID[1] * patch)
-    arguments = {"depth": depth, "img_size": size, "num_classes": 5} | options | kwargs
+    narrow = {"embed_dim": 96, "num_heads": 3}
+    arguments = {"depth": depth, "img_size": size, "num_classes": 5} | narrow | options | kwargs
     model = timm.create_model(name, **arguments).eval()
     for key, parameter in model.named_parameters():
         if "gamma" in key:

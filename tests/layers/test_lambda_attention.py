@@ -125,8 +125,7 @@ def test_own_rotary_positions():
     form = ours.lambda_form
     like = torch.zeros(1, 1, 1, 16)
     for spacing, grid in (("native", (8, 10)), ("resample", (8, 10))):
-        form.rope = spacing
-        small, large = form.own_embedding(like, GRID), form.own_embedding(like, grid)
+        small, large = (form.own_embedding(like, g, spacing) for g in (GRID, grid))
         sin, cos = small.unflatten(0, GRID)[:, :2].chunk(2, -1)
         of_pair = cos[:, 0] * cos[:, 1] + sin[:, 0] * sin[:, 1]
         sin, cos = large.unflatten(0, grid)[:, :4].chunk(2, -1)
