@@ -2,6 +2,9 @@
 // the biases around a tile. Formulas: README.md here.
 // Internal linkage throughout: compiled once per instruction set.
 #pragma once
+#include <type_traits>
+
+#include "../cpu_transpose.h"
 #include "lambda_attention_cpu.h"
 #include "lambda_attention_cpu_tiles.h"
 
@@ -30,7 +33,7 @@ struct Base {
   int64_t prefix_tiles() const { return (a.prefix + kTile - 1) / kTile; }
 
   struct Scratch {
-    Tile<float> bias, far_bias, pack, far_pack, numbers, far_numbers, row;
+    Tile<float> bias, far_bias, pack, far_pack, numbers, far_numbers, row, zeros;
     List lists[3], line, far;
     int64_t bias_of = -1;  // the head that `bias` is of
     explicit Scratch(const Base& p)
@@ -40,7 +43,8 @@ struct Base {
           far_pack(p.a.prefix * 2 * p.a.D),
           numbers(p.pack_tokens() * 2),
           far_numbers(p.a.prefix * 2),
-          row(p.a.D),
+          row(p.row_size() * L),
+          zeros(larger(p.a.D, L)),
           lists{List(p.list_size()), List(p.list_size()), List(p.list_size())},
           line(kLine),
           far(p.a.prefix) {}
@@ -124,15 +128,16 @@ struct Base {
     return lanes;
   }
 
+  // to = rows * factor, a token a lane; zeros where a lane has none.
   void load_lanes(const Rows& r, int64_t bh, const Lanes& lanes, float factor, float* to,
                   Scratch& b) const {
-    for (int64_t i = 0; i < kTile; ++i) {
-      if (lanes.token[i] < 0) {
-        for (int64_t d = 0; d < a.D; ++d) to[d * kTile + i] = 0;
-        continue;
+    for (int64_t v = 0; v < kTile; v += L) {
+      const float* row[L];
+      for (int64_t i = 0; i < L; ++i) {
+        const int64_t token = lanes.token[v + i];
+        row[i] = token < 0 ? b.zeros.get() : fetch(at(r, bh, token), a.D, b.row.get() + i * a.D);
       }
-      const float* row = fetch(at(r, bh, lanes.token[i]), a.D, b.row.get());
-      for (int64_t d = 0; d < a.D; ++d) to[d * kTile + i] = row[d] * factor;
+      transpose(row, a.D, to + v, kTile, factor);
     }
   }
   void load_numbers(const float* of_head, const Lanes& lanes, float factor, float* to) const {
@@ -143,17 +148,29 @@ struct Base {
   // result = from * factor, plus `more` [prefix, D] where given.
   void store_lanes(const float* from, float factor, void* result, int64_t tokens, int64_t bh,
                    const Lanes& lanes, const float* more, Scratch& b) const {
-    for (int64_t i = 0; i < kTile; ++i) {
-      const int64_t token = lanes.token[i];
-      if (token < 0) continue;
-      T* const to = in_result(result, tokens, bh, token);
-      float* const row = target(to, b.row.get());
-      for (int64_t d = 0; d < a.D; ++d) row[d] = from[d * kTile + i] * factor;
-      if (more && token < a.prefix)
-        for (int64_t d = 0; d < a.D; ++d) row[d] += more[token * a.D + d];
-      put(to, row, a.D);
+    for (int64_t v = 0; v < kTile; v += L) {
+      for (int64_t d0 = 0; d0 < a.D; d0 += L) {  // [D][tokens] to [tokens][D], by squares
+        const float* column[L];
+        const int64_t count = smaller(L, a.D - d0);
+        for (int64_t d = 0; d < L; ++d)
+          column[d] = d < count ? from + (d0 + d) * kTile + v : b.zeros.get();
+        transpose(column, L, b.row.get() + d0, row_size(), factor);
+      }
+      for (int64_t i = 0; i < L; ++i) {
+        const int64_t token = lanes.token[v + i];
+        if (token < 0) continue;
+        float* const row = b.row.get() + i * row_size();
+        if (more && token < a.prefix)
+          for (int64_t d = 0; d < a.D; ++d) row[d] += more[token * a.D + d];
+        T* const to = in_result(result, tokens, bh, token);
+        if constexpr (std::is_same_v<T, float>)
+          std::memcpy(to, row, a.D * sizeof(float));
+        else
+          put(to, row, a.D);
+      }
     }
   }
+  int64_t row_size() const { return (a.D + L - 1) / L * L; }  // of a row that is turned
 
   // <x, y> of one token; buffer has room for both.
   float product(const Rows& x, const Rows& y, int64_t bh, int64_t token, float* buffer) const {
