@@ -209,6 +209,6 @@ __device__ inline Divided divide(int64_t a, int64_t b) {
   return {a / b, a % b};
 }
 
-__device__ inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+__host__ __device__ inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 }  // namespace cuda_common
