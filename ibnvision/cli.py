@@ -20,6 +20,7 @@ _BENCHMARKS = (
     "lambda_converter",
     "models",
     "ops",
+    "resolution",
     "restoration",
     "report",
 )

@@ -21,7 +21,7 @@ _CHOICES = {
     "preset": ("tiny", "quick", "full"),
     "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("poly", "cosine", "constant"),
-    "augment": ("none", "flip", "jitter"),
+    "augment": ("none", "flip", "jitter", "zoom"),
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -59,7 +59,7 @@ class Config:
     size: tuple[int, ...] = ()  # height and width in pixels, in dehazing of crops; empty: preset's
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # per RGB channel, of images in [0, 1]
     std: tuple[float, ...] = (0.229, 0.224, 0.225)  # dehazing takes neither mean nor std
-    augment: str = "flip"  # none; flip: horizontal; jitter: flip and strong colour jitter
+    augment: str = "flip"  # none; flip: horizontal; with it jitter: of colours, zoom: into parts
 
     # optimization
     steps: int = 10_000  # optimizer steps

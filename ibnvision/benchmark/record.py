@@ -25,6 +25,7 @@ BENCHES = (
     "lambda_converter",
     "models",
     "ops",
+    "resolution",
     "restoration",
 )
 # other tools keep their own lines beside these

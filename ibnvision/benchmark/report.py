@@ -1,7 +1,7 @@
 """What do all recorded runs say?   ibnvision report
 
-Rewrites the generated tables of benchmarks/README.md from benchmarks/results/*.jsonl, and the page
-of the newest generalization run from its results.json.
+Rewrites the generated tables of benchmarks/README.md and the picture beside it from
+benchmarks/results/*.jsonl, and the page of the newest generalization run from its results.json.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from . import (
     models,
     op_tables,
     record,
+    resolution_pictures,
+    resolution_scores,
     restoration,
     scores,
     targets,
@@ -283,6 +285,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("lambda_converter", "", lambda_converter.tables),
         ("generalization", "", _cells),
         ("dehazing", "", dehazing_scores.block),
+        ("resolution", "", resolution_scores.block),
     ):
         kinds = sorted(
             {(r["device_type"], r.get("threads") or 0) for r in full if r["bench"] == bench}
@@ -373,9 +376,14 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     readme, folder, written = Path(args.readme), Path(args.results), []
     if readme.is_file() and folder.is_dir():
-        parts = readme_tables(record.read_folder(folder))
+        records = record.read_folder(folder)
+        parts = readme_tables(records)
         record.replace_file(readme, rewrite(readme.read_text(encoding="utf-8"), parts))
         written.append(f"tables      {readme}")
+        resolution = [r for r in records if r["bench"] == "resolution" and not r["quick"]]
+        if resolution:
+            newest = _newest(resolution, "")[-1]
+            written.append(f"picture     {resolution_pictures.write(newest, readme.parent)}")
     pages = sorted(
         filter(_has_page, Path(args.runs).glob("*/results.json")),
         key=lambda path: path.stat().st_mtime,

@@ -14,7 +14,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """For every row: its name, command, runs by seed and failures (run name -> last words).
 
-    A run holds seed, folder, wall_s, reused, and as `found` the fields of the metric by domain.
+    A run holds seed, folder, wall_s, cpu_s, reused, and as `found` the metric's fields by domain.
     """
     rows: list[dict[str, Any]] = []
     for row in dict.fromkeys(job.row for job in jobs):
@@ -35,6 +35,7 @@ def _run(job: Job, outcome: Outcome, state: State) -> dict[str, Any]:
         "folder": str(job.folder),
         "found": found,
         "wall_s": state.runs[job.cfg.name].get("wall_s"),
+        "cpu_s": state.runs[job.cfg.name].get("cpu_s"),
         "reused": job.cfg.name in outcome.reused,
     }
 

@@ -161,7 +161,10 @@ def final_scores(job: Job) -> dict[str, dict[str, Any]] | None:
 
 
 class State:
-    """What is remembered of the runs in <out>/state.json: protocol and seconds by name."""
+    """What is remembered of the runs in <out>/state.json: protocol and seconds by name.
+
+    cpu_s is that of the whole training, None where it was interrupted.
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = out / "state.json"
@@ -256,8 +259,10 @@ def run_jobs(
                 running[_start(job, config_name, state)] = (job, time.perf_counter())
                 say(f"{job.cfg.name}: started")
             for process, (job, started) in list(running.items()):
+                before = _children_cpu_s()  # grows as a child is found ended
                 if process.poll() is None:
                     continue
+                cpu = _children_cpu_s() - before
                 del running[process]
                 wall = time.perf_counter() - started
                 found = final_scores(job) if process.returncode == 0 else None
@@ -267,7 +272,7 @@ def run_jobs(
                     say(f"{job.cfg.name}: FAILED with exit status {process.returncode}\n{words}")
                     continue
                 walls.append(wall)
-                state.put(job, wall_s=wall)
+                state.put(job, wall_s=wall, cpu_s=None if _resumed(state, job) else cpu)
                 outcome.done.append(job)
                 key = engine.find_task(job.cfg).score
                 row = scores.of_run({d: r[key] for d, r in found.items()}, roles_of(job.cfg))
@@ -297,7 +302,7 @@ def _start(job: Job, config_name: str, state: State) -> subprocess.Popen:
         interrupted = state.same(job) and (job.folder / "last.pt").is_file()
         complete = bool(final_scores(job))
         flags = ("resume=true",) if interrupted and not complete else ("overwrite=true",)
-    state.put(job, protocol=job.protocol)
+    state.put(job, protocol=job.protocol, resumed="resume=true" in flags)
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -309,6 +314,16 @@ def _start(job: Job, config_name: str, state: State) -> subprocess.Popen:
             stderr=subprocess.STDOUT,
             env={**os.environ, **one},
         )
+
+
+def _children_cpu_s() -> float:
+    """CPU seconds of the child processes that have ended; 0 on Windows."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _resumed(state: State, job: Job) -> bool:
+    return bool(state.runs[job.cfg.name].get("resumed"))
 
 
 def _last_words(log: Path, lines: int = 6) -> str:

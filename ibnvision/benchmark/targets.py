@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import dehazing_scores, measure, record
+from . import dehazing_scores, measure, record, resolution_scores
 from .op_rows import OPS
 
 Records = Sequence[record.Record]
@@ -299,6 +299,11 @@ def _dehazing_targets() -> Iterable[Target]:
         yield Target("dehazing", metric, bar, True, unit, stored(metric))
 
 
+def _resolution_targets() -> Iterable[Target]:
+    metric, bar = resolution_scores.CONVERGED, resolution_scores.ALLOWED
+    yield Target("resolution", metric, bar, False, "mIoU points", stored(metric))
+
+
 TARGETS = (
     *_cpu_targets(),
     *_restoration_targets(),
@@ -306,6 +311,7 @@ TARGETS = (
     *_cuda_targets(),
     *_generalization_targets(),
     *_dehazing_targets(),
+    *_resolution_targets(),
 )
 
 

@@ -42,7 +42,34 @@ class FPNHead(nn.Module):
         return self.classifier(self.norm2(self.conv(x)))
 
 
-HEADS: dict[str, Callable[[int, int, int, int], nn.Module]] = {"fpn": FPNHead}
+class TokenHead(nn.Module):
+    """Each vector of the coarse map, normalized, to classes on a grid of CELLS x CELLS inside it.
+
+    For a ViT, whose tokens all have the reduction of its patches: a linear map and nothing more, so
+    that what a pixel is told about others came through the attention.
+
+    Args:
+        low_channels, channels: not used, the fine map is not read.
+        high_channels: channels of the coarse map.
+        num_classes: K.
+    """
+
+    CELLS = 4
+
+    def __init__(
+        self, low_channels: int, high_channels: int, num_classes: int, channels: int = 64
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(high_channels)
+        self.classifier = nn.Linear(high_channels, num_classes * self.CELLS**2)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """low: not read, high: [N, C2, H2, W2]; logits [N, K, CELLS * H2, CELLS * W2]."""
+        logits = self.classifier(self.norm(high.permute(0, 2, 3, 1)))
+        return F.pixel_shuffle(logits.permute(0, 3, 1, 2), self.CELLS)
+
+
+HEADS: dict[str, Callable[[int, int, int, int], nn.Module]] = {"fpn": FPNHead, "tokens": TokenHead}
 
 
 class Segmenter(nn.Module):

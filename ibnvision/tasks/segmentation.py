@@ -16,6 +16,7 @@ from .panels import enlarge, in_a_row, labelled, to_bytes
 
 score = "miou_pct"
 EVALUATION_BATCH = 0
+ZOOM = 4.0  # at most, of augment "zoom"
 
 
 def check(cfg: Any) -> None:
@@ -61,8 +62,9 @@ def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str,
 
     "none": nothing. "flip": horizontal, one in two. "jitter": flip, then strong colour jitter,
     image * channel gain in [0.4, 1.6] * gain in [0.5, 1.3] + offset in [-0.15, 0.15], cut to [0,
-    1]. `generator` lives on the CPU; both kinds draw the same numbers, so that rows of a comparison
-    see the same flips.
+    1]. "zoom": flip, then for one in two a part as high and wide as 1 / z of the image, in its
+    place, z in [1, ZOOM] with equal chance for equal ratios. `generator` lives on the CPU; all
+    kinds draw the same numbers first, so that rows of a comparison see the same flips.
     """
     image, target = batch["image"], batch["target"]
     count = len(image)
@@ -78,7 +80,23 @@ def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str,
         offset = 0.3 * chance[:, 5] - 0.15
         image = image * gain.view(count, 3, 1, 1) + offset.view(count, 1, 1, 1)
         image = image.clamp(0, 1)
+    if mode == "zoom":
+        for i, draw in enumerate(torch.rand(count, 4, generator=generator).tolist()):
+            if draw[0] < 0.5:
+                image[i], target[i] = _part(image[i], target[i], *draw[1:])
     return batch | {"image": image, "target": target}
+
+
+def _part(
+    image: Tensor, target: Tensor, zoom: float, top: float, left: float
+) -> tuple[Tensor, Tensor]:
+    """A part of image [3, H, W] and target [H, W] at their size; the draws lie in [0, 1)."""
+    sides = image.shape[1:]
+    h, w = (max(1, round(side / ZOOM**zoom)) for side in sides)
+    y, x = int(top * (sides[0] - h + 1)), int(left * (sides[1] - w + 1))
+    part, labels = image[None, :, y : y + h, x : x + w], target[None, None, y : y + h, x : x + w]
+    larger = F.interpolate(part, sides, mode="bilinear", align_corners=False)
+    return larger[0], F.interpolate(labels.double(), sides, mode="nearest")[0, 0].to(target.dtype)
 
 
 def compute_loss(model: nn.Module, batch: dict[str, Any], cfg: Any) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ibnvision.models import create_segmenter
-from ibnvision.models.segmenter import FPNHead
+from ibnvision.models.segmenter import FPNHead, TokenHead
 from ibnvision.testing import assert_close
 
 SMALL = {"small_stem": True, "channels": (16, 32, 64, 64)}
@@ -102,3 +102,24 @@ def test_one_graph_and_export(small):
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         create_segmenter(**{"backbone": "resnet18_ibn_a", "num_classes": 2, **arguments})
+
+
+@torch.no_grad()
+def test_token_head_gives_each_token_its_own_cells():
+    head = TokenHead(5, 6, 3)
+    low, high = torch.randn(2, 5, 2, 3), torch.randn(2, 6, 2, 3)
+    logits = head(low, high)
+    assert logits.shape == (2, 3, 8, 12)
+    mean, var = high.mean(1, keepdim=True), high.var(1, keepdim=True, correction=0)
+    normal = ((high - mean) / (var + 1e-5).sqrt())[1, :, 1, 2]
+    by_hand = head.classifier.weight @ normal + head.classifier.bias  # K * 16, K first
+    assert_close(logits[1, :, 4:8, 8:12].reshape(-1), by_hand)
+
+
+@torch.no_grad()
+def test_a_vit_labels_any_size():
+    args = {"img_size": (32, 48), "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    args |= {"dynamic_img_size": True, "out_indices": [1]}
+    model = create_segmenter("vit_tiny_patch16_224", 4, head="tokens", backbone_args=args).eval()
+    assert model(torch.randn(1, 3, 32, 48)).shape == (1, 4, 32, 48)
+    assert model(torch.randn(1, 3, 64, 80)).shape == (1, 4, 64, 80)

@@ -57,6 +57,29 @@ def test_jitter_sees_the_same_flips_and_changes_each_image_by_one_gain_and_offse
     assert new["image"].amin() >= 0 and new["image"].amax() <= 1
 
 
+def test_zoom_sees_the_same_flips_and_enlarges_parts_of_about_half():
+    old = batch()
+    old["image"][:, 0] = old["target"] / 10  # what shows a pixel's label in the image too
+    flipped = segmentation.augment(old, "flip", seeded())
+    new = segmentation.augment(old, "zoom", seeded())
+    same = [bool(torch.equal(a, b)) for a, b in zip(new["image"], flipped["image"], strict=True)]
+    assert 20 < sum(same) < 44
+    assert new["target"].dtype == old["target"].dtype
+    for i, kept in enumerate(same):
+        assert set(new["target"][i].unique().tolist()) <= set(old["target"][i].unique().tolist())
+        if kept:
+            assert torch.equal(new["target"][i], flipped["target"][i])
+
+
+def test_a_part_is_the_one_drawn_at_the_size_of_the_whole():
+    image = torch.arange(64.0).view(1, 8, 8).expand(3, 8, 8)
+    target = torch.arange(64).view(8, 8)
+    part, labels = segmentation._part(image, target, 0.5, 0.999, 0.0)  # zoom 2, lowest, leftmost
+    assert torch.equal(labels, target[4:, :4].repeat_interleave(2, 0).repeat_interleave(2, 1))
+    assert part.shape == image.shape and part.min() == 32 and part.max() == 59
+    assert torch.equal(segmentation._part(image, target, 0.0, 0.5, 0.5)[1], target)
+
+
 def test_no_augmentation_and_the_same_source_of_chance():
     assert torch.equal(segmentation.augment(batch(), "none", seeded())["image"], batch()["image"])
     one, two = (segmentation.augment(batch(), "jitter", seeded())["image"] for _ in range(2))

@@ -1,0 +1,186 @@
+"""What the resolution benchmark measures of a trained network: views, scores, time, memory."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.layers import RotaryEmbeddingCat
+from torch import Tensor, nn
+
+from ibnvision import data, engine
+from ibnvision.config import Config
+from ibnvision.engine.predict import load_trained
+from ibnvision.layers import to_lambda
+from ibnvision.tasks import TASKS
+
+from . import measure, record
+from .live_bytes import LiveBytes
+from .resolution_scores import PROBES, SCALES, SCENE, SHEET
+from .runs import Job, dataset_of, digest
+
+PICTURES = 64  # scenes of the test split at most
+AT_ONCE = 16  # pictures of the trained size, or as many pixels, in a forward pass
+NO_PREFIX = {"class_token": False, "num_reg_tokens": 0}
+
+Pair = tuple[Tensor, Tensor]  # image [3, H, W], target [H, W]
+
+
+@dataclass(frozen=True)
+class View:
+    """A line of the tables: a trained network, and how its patches see each other.
+
+    trained: name of the training row. sees: "as trained"; "window": a window and no prefix;
+    "lambda": a window and the prefix. native: rotary positions keep the trained spacing, else they
+    are squeezed into the trained range. limit: patches meet the prefix, which stands at the origin,
+    no farther than in training. every: one of so many blocks stays as trained.
+    """
+
+    name: str
+    trained: str
+    sees: str = "as trained"
+    native: bool = False
+    limit: bool = False
+    every: int | None = None
+
+
+def network(view: View, weights: Path) -> nn.Module:
+    """The network of a checkpoint as `view` has it; no weight changes."""
+    trained = load_trained(weights)
+    model, cfg = trained.model, trained.cfg
+    if view.sees == "window":  # the same blocks in a network that was built without a prefix
+        mine = model.state_dict()
+        inner = cfg.model_args["backbone_args"] | NO_PREFIX
+        bare = dataclasses.replace(cfg, model_args=cfg.model_args | {"backbone_args": inner})
+        model = engine.build_model(bare, len(trained.classes)).eval()
+        model.load_state_dict({name: mine[name] for name in model.state_dict()})
+    if view.sees != "as trained":
+        to_lambda(
+            model,
+            rope="native" if view.native else "resample",
+            prefix_rope="resample" if view.limit else "same",
+            dense_every=view.every,
+        )
+    elif view.native:
+        for module in model.modules():
+            if isinstance(module, RotaryEmbeddingCat):
+                module.ref_feat_shape = None
+    return model
+
+
+class Scores:
+    """mIoU of views of runs, kept in <out>/scores.jsonl as they come, and the pictures for it."""
+
+    def __init__(self, out: Path, cfg: Config, say: Callable[[str], None]) -> None:
+        self.path, self.cfg, self.say = out / "scores.jsonl", cfg, say
+        source = cfg.train_domains[0]
+        self.classes = data.classes(source)
+        first = dataset_of(cfg, source, "train", 1)[0]["image"]
+        self.size = (int(first.shape[1]), int(first.shape[2]))  # of the training images
+        self.facts = [dataset_of(cfg, source, "test", PICTURES).fingerprint(), PICTURES]
+        lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
+        self.known = {row["key"]: float(row["miou_pct"]) for row in map(json.loads, lines)}
+        self._drawn: dict[tuple[str, int], list[Pair]] = {}
+
+    def pictures(self, probe: str, scale: int) -> list[Pair]:
+        """Images and targets of a probe, `scale` times as high and wide as in training.
+
+        SCENE: the first PICTURES scenes of the source's test split, drawn that large. SHEET: the
+        same scenes at the trained size, `scale` x `scale` of them side by side.
+        """
+        if (probe, scale) not in self._drawn:
+            self._drawn[probe, scale] = self._draw(probe, scale)
+        return self._drawn[probe, scale]
+
+    def _draw(self, probe: str, scale: int) -> list[Pair]:
+        if probe == SHEET:
+            scenes = self.pictures(SCENE, 1)
+            parts = [scenes[at : at + scale**2] for at in range(0, len(scenes), scale**2)]
+            return [_sheet(part, scale) for part in parts if len(part) == scale**2]
+        size = (self.size[0] * scale, self.size[1] * scale)
+        larger = dataclasses.replace(self.cfg, size=size)
+        dataset = dataset_of(larger, self.cfg.train_domains[0], "test", PICTURES)
+        items = [dataset[i] for i in range(len(dataset))]
+        return [(item["image"], item["target"]) for item in items]
+
+    def of(self, job: Job, view: View) -> dict[str, list[float]]:
+        """Probe -> mIoU in percent at each of SCALES, of a finished run."""
+        weights = job.folder / "last.pt"
+        identity = [hashlib.sha256(weights.read_bytes()).hexdigest(), *self.facts]
+        found: dict[str, list[float]] = {}
+        model: nn.Module | None = None
+        for probe in PROBES:
+            for scale in SCALES:
+                key = digest(identity, dataclasses.asdict(view), probe, scale)
+                if key not in self.known:
+                    model = model or network(view, weights)
+                    value = self.known[key] = self._score(model, self.pictures(probe, scale))
+                    row = {"key": key, "view": view.name, "seed": job.seed, "probe": probe}
+                    record.append(self.path, [row | {"scale": scale, "miou_pct": value}])
+                found.setdefault(probe, []).append(self.known[key])
+        shown = "; ".join(f"{p} {', '.join(f'{v:.1f}' for v in row)}" for p, row in found.items())
+        self.say(f"{view.name}, seed {job.seed}: mIoU % from 1x on: {shown}")
+        return found
+
+    @torch.no_grad()
+    def _score(self, model: nn.Module, pairs: Sequence[Pair]) -> float:
+        task = TASKS[self.cfg.task]
+        metric = task.new_metric(self.classes)
+        trained = self.size[0] * self.size[1]
+        count = max(1, AT_ONCE * trained // pairs[0][1].numel())
+        for at in range(0, len(pairs), count):
+            images, targets = zip(*pairs[at : at + count], strict=True)
+            metric.update(task.predict(model, torch.stack(images)), torch.stack(targets))
+        return float(metric.compute()[task.score])
+
+
+def _sheet(pairs: Sequence[Pair], side: int) -> Pair:
+    """Equally large pictures as one, `side` in a row."""
+
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        rows = [torch.cat(list(parts[i : i + side]), -1) for i in range(0, len(parts), side)]
+        return torch.cat(rows, -2)
+
+    images, targets = zip(*pairs, strict=True)
+    return joined(images), joined(targets)
+
+
+def form_of(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """The trained grid and the window of the converted networks, in patches."""
+    for model in networks.values():
+        for module in model.modules():
+            form: Any = getattr(module, "lambda_form", None)
+            if form is not None:
+                return {"grid": list(form.trained), "window": list(form.window)}
+    return {"grid": [], "window": []}
+
+
+@torch.no_grad()
+def costs(
+    networks: Mapping[str, nn.Module], scores: Scores, repeats: int
+) -> Iterator[dict[str, Any]]:
+    """Per scale and view: CPU seconds of one image on one thread, their spread, live bytes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for scale in SCALES:
+            image = scores.pictures(SCENE, scale)[0][0][None]
+            calls = {name: _call(model, image) for name, model in networks.items()}
+            for name, sample in measure.interleave(calls, repeats, warmup=1).items():
+                seconds = sample[:, measure.CPU]
+                with LiveBytes(image) as live:
+                    calls[name]()
+                row = {"view": name, "scale": scale, "n": repeats, "peak_bytes": live.peak}
+                row |= {"cpu_s": float(np.median(seconds)), "spread": measure.spread(seconds)}
+                yield row
+    finally:
+        torch.set_num_threads(before)
+
+
+def _call(model: nn.Module, image: Tensor) -> Any:
+    return lambda: model(image)
