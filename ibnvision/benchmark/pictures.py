@@ -51,7 +51,8 @@ def save(figure: Figure, path: Path) -> None:
     record.replace_file(path, buffer.getvalue())
 
 
-def _clean(axes: Any) -> None:
+def clean(axes: Any) -> None:
+    """Leave what is read: no frame, a faint grid, small labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
@@ -72,7 +73,7 @@ def _bars(
         )  # fmt: skip
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylim(0, 100)
-    _clean(axes)
+    clean(axes)
 
 
 def _scores(results: Results) -> Figure:
@@ -125,7 +126,7 @@ def _curves(results: Results, rows: Sequence[Mapping[str, Any]]) -> Figure:
     right.plot([], [], "-", color=INK, label="target mean")
     right.legend(fontsize=8, frameon=False, loc="upper left")
     for axes in (left, right):
-        _clean(axes)
+        clean(axes)
     return figure
 
 

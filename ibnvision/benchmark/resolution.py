@@ -148,6 +148,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
     common = common | results["form"] | {"threads": 1, "dtype": "fp32"}
     common |= {key: results[key] for key in ("protocol", "selection", "trained_size", "pictures")}
     common |= {"source": ", ".join(cfg["train_domains"])}
+    common |= {"reused_runs": sum(run["reused"] for row in results["rows"] for run in row["runs"])}
     common |= {"training": f"batches of {cfg['batch_size']} images"}
     found: list[record.Record] = []
     for name, probes in results["scores"].items():

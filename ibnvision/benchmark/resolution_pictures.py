@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from .pictures import INK, save
+from .pictures import INK, clean, save
 from .resolution_scores import LATENCY, LIVE, MIOU, NAME, PROBES, SCALES, Records
 
 COLOURS = ("#9aa0ac", "#e0a030", "#2f55d4", "#c45ab3", "#2a9d8f")  # of the trainings
@@ -41,13 +42,14 @@ def figure(records: Records) -> Figure:
             if cells:
                 axes.plot([r["scale"] for r in cells], [r["value"] for r in cells], **styles[row])
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set(ylabel=unit)
         axes.set_title(f"{metric}, one image", fontsize=10, color=INK, loc="left")
     for axes in panels.flat:
         axes.set_xticks(SCALES, [f"{scale}x" for scale in SCALES])
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.25)
-        axes.tick_params(colors=INK, labelsize=8)
+        axes.set_xlabel("side length by that of the training images", fontsize=8)
+        clean(axes)
     handles, names = panels[0, 0].get_legend_handles_labels()
     made.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return made

@@ -3,6 +3,7 @@
 Tables and words are made from records alone, so that table.md and the README hold the same text.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,14 +14,17 @@ Records = Sequence[record.Record]
 SCALES = (1, 2, 3, 4)  # times the side length of the training images
 SCENE, SHEET = "scene", "sheet"
 PROBES = (SCENE, SHEET)
+CNN = "CNN"  # the training that those without zoom are compared with
 NAME = "resolution.png"  # of the plot, beside the text
 MIOU, DIFFERENCE, LATENCY, LIVE = "miou", "miou difference", "latency", "live memory"
 TRAINING, WEIGHTS = "training CPU time", "parameters"
 CONVERGED = "a dense ViT below the CNN of its augmentation at the trained size, most"
+CONVERGED_PLAIN = "a dense ViT below the CNN at the trained size, most, without zoom"
 ALLOWED = 3.0  # mIoU points that a ViT may stand below the CNN and count as converged
 
 _PROBES = {
-    SCENE: "the same scenes drawn larger, so that every object grows with the picture",
+    SCENE: "the same scenes drawn larger, so that every object grows with the picture; at k times "
+    "the side length a window as large as the training grid sees 1 / k^2 of the scene",
     SHEET: "k x k scenes of the trained size side by side in one picture, so that only the number "
     "of patches and their distances grow; a network that reads each scene by itself keeps its "
     "score",
@@ -52,7 +56,7 @@ def cell(values: Mapping[int, float]) -> dict[str, Any]:
 
 def block(records: Records) -> str:
     """The Markdown of one run: rules, scores, differences, costs, and what they show."""
-    parts = [_rules(records)]
+    parts = [_rules(records), _answer(records)]
     for probe in PROBES:
         parts += [f"**{probe}**: {_PROBES[probe]}.", _table(records, probe)]
     parts += [_differences(records), _trainings(records), _costs(records)]
@@ -68,6 +72,26 @@ def _rules(records: Records) -> str:
     text += f"{first['window'][0]}x{first['window'][1]} of {first['grid'][0]}x{first['grid'][1]} "
     text += f"patches. {_RULES} {first['selection']} {first['pictures']} test scenes. "
     return text + f"Protocol {first['protocol'][:16]}."
+
+
+def _answer(records: Records) -> str:
+    """Of every ViT the dense row and its best Lambda row, from the trained size to the largest."""
+    texts, top = [], SCALES[-1]
+    for probe in PROBES:
+        cells = _cells(records, MIOU, probe=probe)
+        parts = []
+        for trained in _distance(records):
+            rows = [r for r in cells.values() if r["trained"] == trained and r["scale"] == top]
+            shaped = [r for r in rows if r["sees"] == "lambda"]
+            best = max(shaped, key=lambda r: r["value"], default=None)
+            for r in (rows[0], best) if best else rows[:1]:
+                name = r["model"]
+                parts.append(f"{name} {cells[name, 1]['value']:.1f} to {r['value']:.1f}")
+        texts.append(f"{probe}: {'; '.join(parts)}")
+    if not _distance(records):
+        return ""
+    head = f"In short, mIoU from 1x to {top}x of each ViT's dense row and of its best Lambda row. "
+    return f"{head}{'. '.join(texts)}."
 
 
 def _cells(records: Records, metric: str, **where: Any) -> dict[tuple[str, int], record.Record]:
@@ -152,9 +176,15 @@ def _distance(records: Records) -> dict[str, float]:
 
 
 def judged(records: Records) -> dict[str, float]:
-    """The number that the target judges."""
+    """The number that a target judges."""
     apart = _distance(records)
     return {CONVERGED: max(0.0, -min(apart.values()))} if apart else {}
+
+
+def plain_gap(records: Records) -> float:
+    """As CONVERGED, of the trainings whose control is the CNN without zoom; NaN without them."""
+    plain = [r for r in records if r["metric"] == MIOU and r["control"] == CNN]
+    return judged(plain).get(CONVERGED, math.nan)
 
 
 def _convergence(records: Records) -> str:
@@ -173,19 +203,24 @@ def _convergence(records: Records) -> str:
 
 def _shown(records: Records) -> list[str]:
     """For each pair of rows what its differences show, per probe."""
-    texts = []
+    texts, nothing, judged = [], [], False
     for row, rival, probe in _pairs(records):
-        found = [r for (_, _), r in _cells(records, DIFFERENCE, rival=rival, probe=probe).items()]
-        mine = [r for r in found if r["model"] == row and r["scale"] > 1]
+        found = _cells(records, DIFFERENCE, rival=rival, probe=probe)
+        mine = [r for (name, scale), r in found.items() if name == row and scale > 1]
+        judged |= any("low" in r for r in mine)
         ahead, behind, open_ = _sorted_out(mine)
-        if not mine or len(open_) == len(mine) and all("low" not in r for r in mine):
-            continue
         parts = [f"ahead at {', '.join(ahead)}"] if ahead else []
         parts += [f"behind at {', '.join(behind)}"] if behind else []
         parts += [f"nothing is shown at {', '.join(open_)}"] if open_ else []
-        texts.append(f"{row} against {rival}, {probe}: {'; '.join(parts)}")
-    if not texts:
+        text = f"{row} against {rival}, {probe}"
+        if ahead or behind:
+            texts.append(f"{text}: {'; '.join(parts)}")
+        else:
+            nothing.append(text)
+    if not judged:
         return ["Fewer than three seeds give no interval, so nothing is shown."]
+    if nothing:
+        texts.append(f"nothing is shown at any of these sizes: {'; '.join(nothing)}")
     head = "What the 95 % intervals show above the trained size, without correction for their "
     return [head + "number:\n\n" + "\n".join(f"- {text}." for text in texts)]
 

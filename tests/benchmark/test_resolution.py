@@ -38,7 +38,7 @@ def results(seeds: int = 3) -> dict:
         for scale in words.SCALES
         for row in FAKE
     ]
-    spent = [{"seed": s, "cpu_s": 60.0 + 6 * s} for s in range(seeds)]
+    spent = [{"seed": s, "cpu_s": 60.0 + 6 * s, "reused": s > 1} for s in range(seeds)]
     return {
         "config": {"train_domains": ["streets_day"], "steps": 9, "batch_size": 4},
         "form": {"grid": [8, 12], "window": [9, 13]},
@@ -89,6 +89,23 @@ def test_tables_and_words_come_from_the_records():
     assert "| CNN | 9 | 0.363 | 1.1 |" in " ".join(text.split())
     assert "absolute, Lambda 4.00 times as fast, 1.00 of the live memory" in text
     assert f"({words.NAME})" in text
+    short = next(x for x in text.splitlines() if x.startswith("In short"))
+    assert "scene: absolute, dense 61.0 to 58.0; absolute, Lambda 59.0 to 23.0; RoPE" in short
+
+
+def test_pairs_that_show_nothing_share_a_line():
+    plain = [r | {"low": -9.0, "high": 9.0} if "rival" in r else r for r in records()]
+    (text,) = (x for x in words.block(plain).splitlines() if x.startswith("- "))
+    assert text.startswith("- nothing is shown at any of these sizes: absolute, Lambda against")
+
+
+def test_the_bar_is_judged_with_and_without_zoom():
+    more = {"model": "RoPE zoom", "trained": "RoPE zoom", "control": "CNN zoom", "scale": 1}
+    first = next(r for r in records() if r["metric"] == words.MIOU)
+    both = [(more, 50.0), (more | {"model": "CNN zoom", "trained": "CNN zoom"}, 58.0)]
+    found = [*records(), *(first | fields | {"value": value} for fields, value in both)]
+    assert words.judged(found)[words.CONVERGED] == pytest.approx(8.0)
+    assert words.plain_gap(found) == pytest.approx(4.0)
 
 
 def test_below_three_seeds_nothing_is_shown():
@@ -97,8 +114,9 @@ def test_below_three_seeds_nothing_is_shown():
 
 
 def test_the_bar_of_convergence_is_judged():
-    (row,) = (x for x in targets.verdict(records()).splitlines() if words.CONVERGED in x)
-    assert [x.strip() for x in row.split("|")[2:5]] == ["<= 3 mIoU points", "4", "MISSED"]
+    for name in (words.CONVERGED, words.CONVERGED_PLAIN):
+        (row,) = (x for x in targets.verdict(records()).splitlines() if name in x)
+        assert [x.strip() for x in row.split("|")[2:5]] == ["<= 3 mIoU points", "4", "MISSED"]
 
 
 def test_report_writes_the_part_and_its_picture(tmp_path):
