@@ -36,22 +36,10 @@ RIVALS = ("dense", "halo", "flex")
 
 def derived(samples: dict[str, measure.Array]) -> list[dict[str, Any]]:
     """How many times faster the kernel is, and how much longer bf16 takes: medians of pairs."""
-    pairs = [(f"times faster than {rival}", rival, "kernel") for rival in RIVALS]
-    pairs.append(("time of bf16 by fp32", "kernel bf16", "kernel"))
-    found = []
-    for metric, top, bottom in pairs:
-        if not {top, bottom} <= set(samples):
-            continue
-
-        def ratio(a: measure.Array, b: measure.Array) -> float:
-            return float(np.median(a / b))
-
-        both = samples[top], samples[bottom]
-        low, high = measure.bootstrap(ratio, *both)
-        found.append(
-            {"metric": metric, "unit": "x", "value": ratio(*both), "low": low, "high": high}
-        )
-    return found
+    ratio = measure.paired_ratio
+    asked = [(f"times faster than {rival}", "x", ratio, (rival, "kernel")) for rival in RIVALS]
+    asked.append(("time of bf16 by fp32", "x", ratio, ("kernel bf16", "kernel")))
+    return measure.derived(samples, asked)
 
 
 def run(

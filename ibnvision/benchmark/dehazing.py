@@ -28,12 +28,14 @@ from .runs import (
     Outcome,
     Row,
     State,
+    announce,
     dataset_of,
     fingerprints,
     plan_rows,
     protocol_of,
     roles_of,
     run_jobs,
+    speaker,
 )
 
 CONFIGS = {"tiny": "dehaze_streets_tiny", "quick": "streets_dehaze"}
@@ -187,17 +189,8 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     config_name = args.config or CONFIGS[args.preset]
     jobs = plan(config_name, args.seeds, args.overrides, out)
-    out.mkdir(parents=True, exist_ok=True)
-    quick = args.preset == "tiny" or bool(args.overrides)
-    common = record.environment("dehazing", argv, "cpu", quick=quick)
-    print(f"{common['device']}, torch {common['torch']}, {args.workers} one-thread worker(s)")
-    print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
-    names = ", ".join(row.name for row in ROWS)
-    print(f"{len(jobs)} trainings: {names}; seeds {args.seeds}; folder {out}", flush=True)
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - begin:5.0f} s] {text}", flush=True)
-
+    common = announce("dehazing", argv, args, jobs, out)
+    say = speaker(begin)
     state = State(out)
     outcome = run_jobs(jobs, config_name, state, workers=args.workers, say=say, begin=begin)
     if not outcome.done:

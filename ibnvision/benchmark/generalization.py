@@ -29,12 +29,14 @@ from .runs import (
     Job,
     Outcome,
     State,
+    announce,
     dataset_of,
     fingerprints,
     plan,
     protocol_of,
     roles_of,
     run_jobs,
+    speaker,
 )
 
 CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick"}
@@ -221,21 +223,9 @@ def main(argv: Sequence[str]) -> int:
     out = Path(args.out or f"runs/generalization_{args.preset}")
     overrides = [*args.overrides, *(f"data.{pair}" for pair in args.data)]
     jobs = plan(config_name, args.seeds, overrides, out, camvid=bool(args.data))
-    out.mkdir(parents=True, exist_ok=True)
-    quick = args.preset == "tiny" or bool(args.overrides)
-    common = record.environment("generalization", argv, "cpu", quick=quick)
-    print(f"{common['device']}, torch {common['torch']}, {args.workers} one-thread worker(s)")
-    print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
-    print(
-        f"{len(jobs)} trainings: {', '.join(r.name for r in ROWS)}; seeds {args.seeds}; "
-        f"folder {out}",
-        flush=True,
-    )
+    common = announce("generalization", argv, args, jobs, out)
+    say = speaker(begin)
     state = State(out)
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - begin:5.0f} s] {text}", flush=True)
-
     outcome = run_jobs(
         jobs, config_name, state, workers=args.workers, budget_s=60 * minutes, say=say, begin=begin
     )
@@ -245,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
     results = collect(jobs, outcome, state, config_name, common)
     results["scene_cpu_s"] = scene_seconds(jobs[0].cfg)
     say("throughput with kernels on and off")
-    results["throughput"] = throughput(jobs[: len(ROWS)], 3 if quick else 7)
+    results["throughput"] = throughput(jobs[: len(ROWS)], 3 if common["quick"] else 7)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures")
     segmenter = leave_weights(results, ("IBN-b", "IBN-a"), out / "segmenter.pt")

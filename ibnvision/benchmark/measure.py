@@ -4,8 +4,9 @@ import ctypes
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,6 +156,33 @@ def bootstrap(
     values = [statistic(*(sample[pick] for sample in samples)) for pick in picks]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def paired_ratio(top: Array, bottom: Array) -> float:
+    """Median over repetitions of top by bottom."""
+    return float(np.median(top / bottom))
+
+
+def derived(
+    samples: Mapping[str, Array],
+    asked: Iterable[tuple[str, str, Callable[..., float], tuple[str, ...]]],
+) -> list[dict[str, Any]]:
+    """Fields of records: statistic(samples of the names) with its bootstrap interval.
+
+    asked: metric, unit, statistic, names. Left out where a name is missing or a number not finite.
+    """
+    fields = []
+    for metric, unit, statistic, names in asked:
+        if not set(names) <= set(samples):
+            continue
+        taken = [samples[name] for name in names]
+        value = statistic(*taken)
+        low, high = bootstrap(statistic, *taken)
+        if all(map(math.isfinite, (value, low, high))):
+            fields.append(
+                {"metric": metric, "value": value, "unit": unit, "low": low, "high": high}
+            )
+    return fields
 
 
 @lru_cache

@@ -7,7 +7,6 @@ with momentum at learning rate 0.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,13 +143,9 @@ def recovered(fallback: measure.Array, kernel: measure.Array, bare: measure.Arra
     return 100 * (slow - fast) / (slow - floor)
 
 
-def paired_ratio(top: measure.Array, bottom: measure.Array) -> float:
-    """Median over repetitions of top by bottom."""
-    return float(np.median(top / bottom))
-
-
 def derived(samples: dict[str, measure.Array], device: str) -> list[dict[str, Any]]:
     """Numbers of several variants with their bootstrap intervals, as fields of records."""
+    ratio = measure.paired_ratio
     asked: list[tuple[str, str, Callable[..., float], tuple[str, ...]]] = [
         ("recovered", "%", recovered, ("fallback", "kernel", "bare"))
     ]
@@ -160,22 +155,11 @@ def derived(samples: dict[str, measure.Array], device: str) -> list[dict[str, An
             ("compiled fallback", "compiled fallback"),
             ("timm's resnet50", "timm"),
         ):
-            asked.append((f"times faster than {name}", "x", paired_ratio, (rival, "kernel")))
+            asked.append((f"times faster than {name}", "x", ratio, (rival, "kernel")))
     else:
-        asked.append(("time by timm's resnet50", "x", paired_ratio, ("kernel", "timm")))
-        asked.append(("time by the fallback", "x", paired_ratio, ("kernel", "fallback")))
-    fields = []
-    for metric, unit, statistic, names in asked:
-        if not set(names) <= set(samples):
-            continue
-        taken = [samples[name] for name in names]
-        value = statistic(*taken)
-        low, high = measure.bootstrap(statistic, *taken)
-        if all(map(math.isfinite, (value, low, high))):
-            fields.append(
-                {"metric": metric, "value": value, "unit": unit, "low": low, "high": high}
-            )
-    return fields
+        asked.append(("time by timm's resnet50", "x", ratio, ("kernel", "timm")))
+        asked.append(("time by the fallback", "x", ratio, ("kernel", "fallback")))
+    return measure.derived(samples, asked)
 
 
 def step_flops(setup: Setup) -> int:

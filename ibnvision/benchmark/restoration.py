@@ -112,19 +112,13 @@ def backends(case: Case, *, compiled: bool) -> tuple[dict[str, Call], dict[str, 
 
 def derived(samples: dict[str, measure.Array]) -> list[dict[str, Any]]:
     """How many times faster the kernels are, median of pairs with its bootstrap interval."""
-    fields = []
-    for rival in ("plain", "compiled"):
-        if not {rival, "kernel"} <= set(samples):
-            continue
-        pair = samples[rival], samples["kernel"]
-
-        def ratio(top: measure.Array, bottom: measure.Array) -> float:
-            return float(np.median(top / bottom))
-
-        low, high = measure.bootstrap(ratio, *pair)
-        found = {"metric": f"times faster than {rival}", "unit": "x", "value": ratio(*pair)}
-        fields.append({**found, "low": low, "high": high})
-    return fields
+    return measure.derived(
+        samples,
+        [
+            (f"times faster than {rival}", "x", measure.paired_ratio, (rival, "kernel"))
+            for rival in ("plain", "compiled")
+        ],
+    )
 
 
 def run(case: Case, common: record.Record, repeats: int, compiled: bool) -> list[record.Record]:

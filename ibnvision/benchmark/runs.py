@@ -16,6 +16,7 @@ from typing import Any
 from ibnvision import config, data, engine
 from ibnvision.config import Config
 from ibnvision.data.shifts import APPEARANCE_HASH
+from ibnvision.ops import kernel_report
 
 from . import record, scores
 
@@ -158,6 +159,25 @@ def final_scores(job: Job) -> dict[str, dict[str, Any]] | None:
     found = {r["domain"]: r for r in rows}
     complete = set(job.cfg.test_domains) <= set(found) and (job.folder / "last.pt").is_file()
     return found if complete else None
+
+
+def announce(
+    bench: str, argv: Sequence[str], args: Any, jobs: Sequence[Job], out: Path
+) -> record.Record:
+    """Make the folder `out`, print what will run, and return what all records of the run share."""
+    out.mkdir(parents=True, exist_ok=True)
+    quick = args.preset == "tiny" or bool(args.overrides)
+    common = record.environment(bench, argv, "cpu", quick=quick)
+    print(f"{common['device']}, torch {common['torch']}, {args.workers} one-thread worker(s)")
+    print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
+    names = ", ".join(dict.fromkeys(job.row.name for job in jobs))
+    print(f"{len(jobs)} trainings: {names}; seeds {args.seeds}; folder {out}", flush=True)
+    return common
+
+
+def speaker(begin: float) -> Callable[[str], None]:
+    """say(text): a line of progress with the seconds since `begin`."""
+    return lambda text: print(f"[{time.perf_counter() - begin:5.0f} s] {text}", flush=True)
 
 
 class State:
