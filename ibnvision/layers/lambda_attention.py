@@ -159,38 +159,31 @@ class LambdaAttention(LambdaView, Attention):
         return self._finish(x, self._see(x))
 
 
-class LambdaAttentionRope(LambdaView, AttentionRope):
+class _RopeView(LambdaView):
+    """The forward of the two modules that are given rotary positions."""
+
+    def forward(
+        self: Any,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """x: [B, N, C]; rope: [H * W, 2 * D] or [heads, H * W, 2 * D]; ValueError for a mask."""
+        _refuse_masks(attn_mask, is_causal)
+        return self._finish(x, self._see(x, rope))
+
+
+class LambdaAttentionRope(_RopeView, AttentionRope):
     """timm's AttentionRope with a Lambda-shaped view; see LambdaView."""
 
     was = AttentionRope
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """x: [B, N, C]; rope: [H * W, 2 * D] or [heads, H * W, 2 * D]; ValueError for a mask."""
-        _refuse_masks(attn_mask, is_causal)
-        return self._finish(x, self._see(x, rope))
 
-
-class LambdaEvaAttention(LambdaView, EvaAttention):
+class LambdaEvaAttention(_RopeView, EvaAttention):
     """timm's EvaAttention with a Lambda-shaped view; see LambdaView."""
 
     was = EvaAttention
-
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """x: [B, N, C]; rope: [H * W, 2 * D] or [heads, H * W, 2 * D]; ValueError for a mask."""
-        _refuse_masks(attn_mask, is_causal)
-        return self._finish(x, self._see(x, rope))
 
 
 class LambdaBeitAttention(LambdaView, BeitAttention):

@@ -282,14 +282,13 @@ def lambda_attention(
         ValueError: a shape, device, size or combination that does not hold.
         TypeError: a dtype that is not listed, or a mix.
     """
-    options = (prefix, grid, window, causal, scale, bias_table, alibi_slopes, limit)
-    names = ("prefix", "grid", "window", "causal", "scale", "bias_table", "alibi_slopes", "limit")
-    kwargs: dict[str, Any] = dict(zip(names, options, strict=True))
-    kwargs.update(q_prefix=q_prefix, k_prefix=k_prefix)
+    options: dict[str, Any] = dict(prefix=prefix, grid=grid, window=window, causal=causal)
+    options |= dict(scale=scale, bias_table=bias_table, alibi_slopes=alibi_slopes, limit=limit)
+    options |= dict(q_prefix=q_prefix, k_prefix=k_prefix)
     if not torch.compiler.is_compiling():
         if runs_directly(q, k, v, bias_table, alibi_slopes, q_prefix, k_prefix):
-            return lambda_attention_entry(q, k, v, **kwargs)
-    return torch.ops.ibnvision.lambda_attention(q, k, v, **kwargs)
+            return lambda_attention_entry(q, k, v, **options)
+    return torch.ops.ibnvision.lambda_attention(q, k, v, **options)
 
 
 _backward_op = backward_function("lambda_attention_backward")
