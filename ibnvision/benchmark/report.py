@@ -200,9 +200,10 @@ def _dropped(results: Results) -> str:
 
 
 def _legend(results: Results) -> str:
+    names = results["classes"]
     cells = "".join(
         f'<span><i style="background: rgb({r}, {g}, {b})"></i>{html.escape(name)}</span>'
-        for name, (r, g, b) in zip(results["classes"], data.PALETTE.tolist(), strict=False)
+        for name, (r, g, b) in zip(names, data.palette(names).tolist(), strict=True)
     )
     note = (
         "The first two scenes of every test split, first seed. The number is the row's mIoU on the "

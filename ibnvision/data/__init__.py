@@ -3,8 +3,11 @@
     build_domain("streets_fog", "test")[0]
     -> {"image": float32 [3, H, W] RGB in [0, 1], "target": int64 [H, W], "domain": "streets_fog"}
 
-Targets of segmentation index CLASSES; 255 is ignored. Those of dehazing are the clear image,
-float32 [3, H, W], and their datasets also have `draw`, a random view for training.
+Targets of segmentation index the domain's classes, CLASSES or CITYSCAPES (trainIds); 255 is
+ignored. Those of dehazing are the clear image, float32 [3, H, W]. Datasets that are read from disk,
+those of dehazing and the real ones of CITYSCAPES, also have `draw`, a random view for training.
+Of the latter an item is what an evaluation protocol shows, see `protocols.PROTOCOLS`, and `facts()`
+is what a number measured on them means.
 
 Every dataset also has `picture(i)`, the same as bytes, and `fingerprint()`, a SHA-256 of what is
 evaluated. Nothing here imports OpenCV before a dataset is built.
@@ -17,19 +20,21 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .names import CLASSES, IGNORED, PALETTE, color_mask, known
+from .names import CITYSCAPES, CLASSES, IGNORED, color_mask, known, palette
+from .protocols import PROTOCOLS
 
 __all__ = [
+    "CITYSCAPES",
     "CLASSES",
     "DOMAINS",
     "IGNORED",
-    "PALETTE",
     "PRESETS",
     "Domain",
     "Preset",
     "build_domain",
     "classes",
     "color_mask",
+    "palette",
     "root_of",
 ]
 
@@ -69,13 +74,15 @@ class Domain:
     task: str = "segmentation"
 
 
-def _streets(domain: str, split: str, *, root: Any, **options: Any) -> Dataset:
+def _streets(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
     from .streets import Streets
 
     return Streets(domain, split, **options)
 
 
-def _camvid(domain: str, split: str, *, root: Any, size: Any, preset: str, limit: Any) -> Dataset:
+def _camvid(
+    domain: str, split: str, *, root: Any, size: Any, preset: str, limit: Any, **_: Any
+) -> Dataset:
     from .camvid import CamVid
 
     chosen = PRESETS[preset]
@@ -101,10 +108,22 @@ def _paired_folder(domain: str, split: str, *, root: Any, limit: Any, **_: Any) 
     return build(domain, split, root=root, limit=limit)
 
 
-def _scenes(domain: str, split: str, *, root: Any, **options: Any) -> Dataset:
+def _scenes(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
     from .hazy_scenes import HazyScenes
 
     return HazyScenes(domain, split, **options)
+
+
+def _cityscapes(domain: str, split: str, *, preset: Any, size: Any, **options: Any) -> Dataset:
+    from .cityscapes import build
+
+    return build(domain, split, **options)
+
+
+def _gtav(domain: str, split: str, *, preset: Any, size: Any, **options: Any) -> Dataset:
+    from .gtav import build
+
+    return build(domain, split, **options)
 
 
 def _made(summary: str, *, stress: bool = False) -> Domain:
@@ -113,6 +132,11 @@ def _made(summary: str, *, stress: bool = False) -> Domain:
 
 def _hazy(summary: str, build: Callable[..., Dataset], data_key: str, *splits: str) -> Domain:
     return Domain(summary, build, splits, classes=(), data_key=data_key, task="dehazing")
+
+
+def _real(summary: str, build: Callable[..., Dataset], data_key: str, *splits: str) -> Domain:
+    splits = splits or ("train", "val", "test")
+    return Domain(summary, build, splits, classes=CITYSCAPES, data_key=data_key)
 
 
 DOMAINS: dict[str, Domain] = {
@@ -128,6 +152,15 @@ DOMAINS: dict[str, Domain] = {
     "camvid_dusk": Domain(
         "real streets at dusk", _camvid, splits=("train", "test"), data_key="camvid"
     ),
+    "gtav": _real("GTAV, rendered, the official split", _gtav, "gtav"),
+    "gtav_all": _real("GTAV, all images to train on", _gtav, "gtav", "train"),
+    "cityscapes": _real("Cityscapes; test is the official val", _cityscapes, "cityscapes"),
+    **{
+        f"cityscapes_foggy_{beta}": _real(
+            f"Cityscapes in made fog, beta 0.{beta}", _cityscapes, "cityscapes"
+        )
+        for beta in ("005", "01", "02")
+    },
     "haze": Domain(
         "drawn streets and photographs in made haze, the source",
         _scenes,
@@ -172,15 +205,19 @@ def build_domain(
     root: str | Path | None = None,
     size: tuple[int, int] | None = None,
     limit: int | None = None,
+    protocol: str = "native",
 ) -> Dataset:
     """Dataset of a domain; items as above.
 
     preset: picture size, and for streets the number of scenes. root: folder of a domain that is
     read from disk. size: (height, width) in pixels, in place of the preset's; pairs on disk keep
-    theirs. limit: at most so many items. Raises KeyError for an unknown name, ValueError for an
-    unknown split or preset, a limit below 1, a size below 16 or a missing root.
+    theirs. limit: at most so many items. protocol: name in PROTOCOLS, how the real sets of
+    CITYSCAPES and your own are evaluated; others ignore it. Raises KeyError for an unknown name or
+    protocol, ValueError for an unknown split or preset, a limit below 1, a size below 16 or a
+    missing root.
     """
     domain = DOMAINS[known("domain", name, DOMAINS)]
+    known("protocol", protocol, PROTOCOLS)
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     if size is not None and (len(size) != 2 or min(size) < 16):
@@ -190,7 +227,9 @@ def build_domain(
             f"{name} is read from a folder: give root=DIR (on the command line "
             f"--data {domain.data_key}=DIR), got None"
         )
-    return domain.build(name, split, preset=preset, root=root, size=size, limit=limit)
+    return domain.build(
+        name, split, preset=preset, root=root, size=size, limit=limit, protocol=protocol
+    )
 
 
 def root_of(name: str, roots: Mapping[str, str]) -> str | None:

@@ -1,4 +1,5 @@
-"""Finds the hazy and the clear pictures of a set in the layouts that people have on disk.
+"""Finds the pictures of a set in the layouts that people have on disk: hazy and clear ones, or
+images and their label files.
 
 A pattern names folders below another one: lower case, "/" between names, shell wildcards, "." for
 the folder itself. The case of the names on disk does not matter; the first pattern that fits wins.
@@ -6,7 +7,7 @@ the folder itself. The case of the names on disk does not matter; the first patt
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,6 +39,14 @@ class Layout:
     hazy: tuple[str, ...] = HAZY
     clear: tuple[str, ...] = CLEAR
     flat: bool = False
+
+
+class Place(NamedTuple):
+    """Where a set lies: its folder, and those of its images and labels."""
+
+    home: Path
+    images: Path
+    labels: Path
 
 
 class Found(NamedTuple):
@@ -80,6 +89,47 @@ def search(layout: Layout, root: str | Path, split: str) -> Found | None:
     return None
 
 
+def find_labelled(
+    title: str,
+    root: str | Path,
+    folders: Sequence[tuple[str, str]],
+    homes: Sequence[str] = (".",),
+) -> Place:
+    """The first of the `folders`, patterns of (images, labels) below a home, that are there and
+    whose images are; a FileNotFoundError says what was looked for and what is there.
+    """
+    found = search_labelled(root, folders, homes)
+    if found is not None:
+        return found
+    wanted = ", or ".join(f"{images}/ with {labels}/" for images, labels in folders)
+    where = f" in {_any(homes)}" if len(homes) > 1 else ""
+    raise FileNotFoundError(
+        f"no {title} in {str(root)!r}: looked for {wanted}, in any case{where}; "
+        f"{_nearest_labelled(Path(root).expanduser(), folders, homes)}"
+    )
+
+
+def search_labelled(
+    root: str | Path, folders: Sequence[tuple[str, str]], homes: Sequence[str] = (".",)
+) -> Place | None:
+    """As `find_labelled`, but None where there is nothing."""
+    root = Path(root).expanduser()
+    for home in _homes(root, homes):
+        for images, labels in folders:
+            for image_folder in _folders(home, images):
+                if any(True for _ in pictures_below(image_folder)):
+                    for label_folder in _folders(home, labels):
+                        return Place(home, image_folder, label_folder)
+    return None
+
+
+def pictures_below(folder: Path) -> Iterator[Path]:
+    """The pictures of a folder and of the folders in it, such as cities, in natural order."""
+    yield from sorted(_pictures(folder), key=natural)
+    for child in sorted(_entries(folder, folders=True)):
+        yield from sorted(_pictures(folder / child), key=natural)
+
+
 def contents(root: Path) -> str:
     """What a folder holds, or that it is none, as the end of a message."""
     if not root.exists():
@@ -101,6 +151,22 @@ def _places(layout: Layout, root: Path, split: str) -> Iterator[Path]:
         for home in layout.homes:
             for place in layout.places[split]:
                 yield from _folders(root, f"{home}/{place}")
+
+
+def _homes(root: Path, homes: Iterable[str]) -> list[Path]:
+    return [folder for home in homes for folder in _folders(root, home)] if root.is_dir() else []
+
+
+def _nearest_labelled(root: Path, folders: Iterable[tuple[str, str]], homes: Iterable[str]) -> str:
+    """What is there instead: images without labels, a half of the folders, or what root holds."""
+    for home in _homes(root, homes):
+        for images, labels in folders:
+            for folder in _folders(home, images):
+                if any(True for _ in pictures_below(folder)):
+                    return f"{str(folder)!r} is there, but no {labels}/ beside it"
+                if _folders(home, labels):
+                    return f"{str(folder)!r} holds no {', '.join(SUFFIXES)}"
+    return contents(root)
 
 
 def _folders(parent: Path, pattern: str) -> list[Path]:

@@ -83,7 +83,7 @@ class Paired(Dataset):
         def read(index: int) -> object:
             return self._read(index) if size is None else self.draw(index, torch.Generator(), size)
 
-        return _problems(read, range(len(self)) if indices is None else indices)
+        return problems_of(read, range(len(self)) if indices is None else indices)
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and bytes of all files and of the border rule; reads every file."""
@@ -137,7 +137,7 @@ class Unpaired(Dataset):
     ) -> list[str]:
         """As `Paired.check`; nothing is cropped, so `size` does not matter."""
         indices = range(len(self)) if indices is None else indices
-        return _problems(lambda index: read_rgb(self.files[index]), indices)
+        return problems_of(lambda index: read_rgb(self.files[index]), indices)
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and bytes of all files."""
@@ -155,7 +155,7 @@ def evenly(items: Sequence, limit: int | None, empty: str) -> list:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _problems(read: Callable[[int], object], indices: Iterable[int]) -> list[str]:
+def problems_of(read: Callable[[int], object], indices: Iterable[int]) -> list[str]:
     problems = []
     for index in indices:
         try:

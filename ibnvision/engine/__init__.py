@@ -292,7 +292,7 @@ def _evaluate(
                     batch["target"][i],
                     prediction[i],
                     classes=classes,
-                    palette=torch.tensor(data.PALETTE),
+                    palette=torch.tensor(data.palette(classes)),
                 )
                 pictures.save_png(picture, overlays / f"{domain}_{shown}.png")
                 shown += 1

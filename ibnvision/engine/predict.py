@@ -105,7 +105,7 @@ def predict(
     task, folder = find_task(trained.cfg), Path(out)
     device = next(trained.model.parameters()).device
     files = [file for path in paths for file in _files(path)]
-    palette = torch.tensor(data.PALETTE)
+    palette = torch.tensor(data.palette(trained.classes))
     used: dict[str, int] = {}
     for name, image, target in _frames(files, stride) if files else _scenes(trained):
         used[name] = used.get(name, 0) + 1

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from ibnvision.data import (
+    CITYSCAPES,
     CLASSES,
     DOMAINS,
-    PALETTE,
     PRESETS,
     build_domain,
     classes,
     color_mask,
+    palette,
     root_of,
 )
 from ibnvision.data.streets import DOMAIN_SHIFTS, STRESS_DOMAINS
@@ -21,11 +22,14 @@ def test_table_of_domains():
     assert [name for name in DOMAINS if name.startswith("streets_")] == list(DOMAIN_SHIFTS)
     assert [name for name, d in DOMAINS.items() if d.stress] == [*STRESS_DOMAINS, "haze_none"]
     segmentation = {name: d for name, d in DOMAINS.items() if d.task == "segmentation"}
-    assert {name for name, d in segmentation.items() if d.data_key} == {"camvid_day", "camvid_dusk"}
+    eight = {n for n in segmentation if n.startswith(("streets_", "camvid_"))}
     for name, row in DOMAINS.items():
-        assert classes(name) == (CLASSES if name in segmentation else ())
-        assert row.task in ("segmentation", "dehazing")
-    assert PALETTE.shape == (8, 3) and len(np.unique(PALETTE, axis=0)) == 8
+        if name in eight:
+            assert classes(name) == CLASSES
+        elif name in segmentation:
+            assert classes(name) == CITYSCAPES and row.data_key and row.splits[0] == "train"
+        else:
+            assert classes(name) == () and row.task == "dehazing"
     assert [(p.height, p.width, p.train, p.test) for p in PRESETS.values()] == [
         (32, 48, 64, 16),
         (64, 96, 320, 100),
@@ -50,7 +54,24 @@ def test_root_of_a_domain_is_under_its_name_or_its_key():
 
 def test_color_mask():
     label = np.array([[0, 7, 255]], np.uint8)
-    np.testing.assert_array_equal(color_mask(label)[0], [PALETTE[0], PALETTE[7], [0, 0, 0]])
+    expected = [[128, 64, 128], [153, 153, 153], [0, 0, 0]]
+    np.testing.assert_array_equal(color_mask(label)[0], expected)
+    bicycle = color_mask(np.array([[18]], np.uint8), CITYSCAPES)[0, 0]
+    assert bicycle.tolist() == [119, 11, 32]
+
+
+def test_palette():
+    streets = [[128, 64, 128], [244, 35, 232], [70, 70, 70], [107, 142, 35], [70, 130, 180]]
+    streets += [[0, 0, 142], [220, 20, 60], [153, 153, 153]]
+    colors = palette(CLASSES)
+    assert colors.tolist() == streets and colors.dtype == np.uint8
+    assert palette(()).shape == (0, 3)
+    many = [f"kind {i}" for i in range(200)]
+    mixed = palette([*many, *CITYSCAPES])
+    assert len(np.unique(mixed, axis=0)) == 219 and mixed.any(axis=1).all()
+    np.testing.assert_array_equal(mixed[200:], palette(CITYSCAPES))
+    np.testing.assert_array_equal(mixed[:50], palette(many[:50]))
+    assert abs(np.diff(palette(many[:19]).astype(int), axis=0)).max(axis=1).min() > 60
 
 
 def test_bad_input():
@@ -66,6 +87,8 @@ def test_bad_input():
         build_domain("streets_day", "test", preset="big")
     with pytest.raises(ValueError, match=r"size must be \(height, width\).*got \(8, 96\)"):
         build_domain("streets_day", "test", size=(8, 96))
+    with pytest.raises(KeyError, match="unknown protocol 'halve'; did you mean 'half'"):
+        build_domain("streets_day", "test", protocol="halve")
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         build_domain("streets_day", "test", limit=0)
 

@@ -1,0 +1,85 @@
+"""Cityscapes and Foggy Cityscapes from the folders that people have on disk.
+
+The folder given is the set, or one that holds it as `cityscapes*`. There, names in any case:
+
+    leftImg8bit/{train,val}/<city>/*_leftImg8bit.png       with  gtFine/{train,val}/<city>/
+    leftImg8bit_trainvaltest/leftImg8bit/...               with  gtFine_trainvaltest/gtFine/...
+    leftImg8bit_foggy/..., also in leftImg8bit_trainvaltest_foggy/:
+        *_leftImg8bit_foggy_beta_{0.005,0.01,0.02}.png     with the same labels
+
+The two forms mix. Labels are `*_gtFine_labelTrainIds.png` where there are any, else
+`*_gtFine_labelIds.png`. The official test labels are not public, so `test` is the official val, as
+in all published numbers, and so is `val`: choose no checkpoint by it before reporting it.
+
+Cordts et al., CVPR 2016, https://arxiv.org/abs/1604.01685; Sakaridis et al., IJCV 2018,
+https://arxiv.org/abs/1708.07819 (fog of three densities by the measured depth). For research; not
+in this package.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from .label_files import label_pairs
+from .label_maps import LABEL_MAPS, decode
+from .labelled import Labelled
+from .layout import find_labelled
+from .names import known
+
+HOMES = (".", "cityscapes*", "cityscapes*/cityscapes*")
+LABELS = ("gtfine/{}", "gtfine_trainvaltest/gtfine/{}")
+CLEAR = ("leftimg8bit/{}", "leftimg8bit_trainvaltest/leftimg8bit/{}")
+FOGGY = (
+    "leftimg8bit_foggy/{}",
+    "leftimg8bit_trainvaltest_foggy/leftimg8bit_foggy/{}",
+    "leftimg8bit_trainvaltest_foggy/{}",
+)
+# domain -> folders of images, how the stems of its images end
+DOMAINS = {
+    "cityscapes": (CLEAR, "_leftImg8bit"),
+    "cityscapes_foggy_005": (FOGGY, "_leftImg8bit_foggy_beta_0.005"),
+    "cityscapes_foggy_01": (FOGGY, "_leftImg8bit_foggy_beta_0.01"),
+    "cityscapes_foggy_02": (FOGGY, "_leftImg8bit_foggy_beta_0.02"),
+}
+SPLITS = {
+    "train": ("train", "train, official folders"),
+    "val": ("val", "val, official folders"),
+    "test": ("val", "val, official folders (the test labels are not public)"),
+}
+
+
+def build(
+    domain: str,
+    split: str,
+    *,
+    root: str | Path,
+    limit: int | None = None,
+    protocol: str = "native",
+) -> Dataset:
+    """A domain of DOMAINS, read from `root`; layouts and splits as above.
+
+    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
+    without label) and ValueError (split, limit).
+    """
+    images, end = DOMAINS[known("domain", domain, DOMAINS)]
+    if split not in SPLITS:
+        raise ValueError(f"split of {domain} must be one of {', '.join(SPLITS)}, got {split!r}")
+    folder, words = SPLITS[split]
+    folders = [(i.format(folder), label.format(folder)) for i in images for label in LABELS]
+    place = find_labelled(f"{domain} ({folder})", root, folders, HOMES)
+
+    def names(frame: str) -> list[str]:
+        return [f"{frame}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds")]
+
+    return Labelled(
+        domain,
+        label_pairs(place, names, end=end),
+        partial(decode, label_map=LABEL_MAPS["cityscapes_ids"]),
+        home=place.home,
+        label_map="cityscapes",
+        split=words,
+        kind="cityscapes",
+        protocol=protocol,
+        limit=limit,
+    )

@@ -1,0 +1,72 @@
+"""A random scale and place of a labelled image, for training."""
+
+import numpy as np
+import torch
+
+from .names import IGNORED
+from .resize import resize, resize_label
+
+PADDING = (124, 116, 104)  # mean colour of ImageNet: close to 0 after normalization
+
+
+def draw_crop(
+    image: np.ndarray,
+    label: np.ndarray,
+    generator: torch.Generator,
+    size: tuple[int, int],
+    *,
+    scale: tuple[float, float] = (1.0, 1.0),
+    centre: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A part of `size` (height, width) of image uint8 [H, W, 3] and label uint8 [H, W], resized.
+
+    Both are resized by one factor, uniform in `scale` (image: bilinear, antialiased where it
+    shrinks; label: nearest), and a part is taken at random. Where the picture is smaller than the
+    part it lies at a random place in it, on PADDING with label 255. `centre`, (y, x) in pixels of
+    the image, lies in the part, anywhere. `generator` is the only source of chance.
+
+    Raises ValueError for a size below 1, a scale that is not 0 < low <= high, and a centre outside
+    the image.
+    """
+    shape = label.shape
+    if min(size) < 1:
+        raise ValueError(f"size must be (height, width), each at least 1, got {tuple(size)}")
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"scale must be (low, high) with 0 < low <= high, got {tuple(scale)}")
+    if centre is not None and not (0 <= centre[0] < shape[0] and 0 <= centre[1] < shape[1]):
+        raise ValueError(f"centre must lie in the image of {shape[0]}x{shape[1]}, got {centre}")
+    share = float(torch.rand((), generator=generator, dtype=torch.float64))
+    factor = scale[0] + (scale[1] - scale[0]) * share
+    scaled = (max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
+    image, label = resize(image, scaled, "bilinear antialiased"), resize_label(label, scaled)
+    start = [
+        _start(scaled[i], size[i], None if centre is None else centre[i] / shape[i], generator)
+        for i in (0, 1)
+    ]
+    return _cut(image, start, size, PADDING), _cut(label, start, size, IGNORED)
+
+
+def _start(length: int, wanted: int, point: float | None, generator: torch.Generator) -> int:
+    """First row or column of the part; below 0 where the picture is smaller than the part.
+
+    point: what the part must contain, as a share of the length.
+    """
+    low, high = min(0, length - wanted), max(0, length - wanted)
+    if point is not None:
+        pixel = min(int(point * length), length - 1)
+        low, high = max(low, pixel - wanted + 1), min(high, pixel)
+    return low + int(torch.randint(high - low + 1, (), generator=generator))
+
+
+def _cut(
+    picture: np.ndarray, start: list[int], size: tuple[int, int], fill: int | tuple[int, ...]
+) -> np.ndarray:
+    part = np.empty((*size, *picture.shape[2:]), picture.dtype)
+    part[:] = fill
+    inside = [
+        (max(start[i], 0), min(start[i] + size[i], picture.shape[i]), max(-start[i], 0))
+        for i in (0, 1)
+    ]
+    (top, bottom, y), (left, right, x) = inside
+    part[y : y + bottom - top, x : x + right - left] = picture[top:bottom, left:right]
+    return part

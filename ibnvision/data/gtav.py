@@ -1,0 +1,136 @@
+"""GTAV ("Playing for Data") from the folders that people have on disk.
+
+The folder given is the set, or one that holds it as `gta*`. There, names in any case:
+
+    images/{train,valid,test}/<folder>/*.png  with  labels/ likewise      as RobustNet wants it
+    images/00001.png  with  labels/00001.png                              the flat download
+
+Labels are palettes of Cityscapes ids, or their colours, or `00001_labelTrainIds.png` beside them.
+
+    gtav        the official split: of the folders, or of the download's `split.mat` in the set's
+                folder or one in it; 12,403 train, 6,382 val, 6,181 test images
+    gtav_all    every image is train; there is no val
+
+Published numbers on GTAV as a target (C -> G) are of val, those of `gtav` with split test are not.
+BAD_IDS are left out, as in RobustNet's lists. A further image that differs in size from its label
+is an error when it is read; `ibnvision data check gtav=DIR` lists them all.
+
+Richter et al., ECCV 2016, https://arxiv.org/abs/1608.02192. For research; not in this package.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from .label_files import Pair, label_pairs
+from .label_maps import decode_gtav
+from .labelled import Labelled
+from .layout import Place, find_labelled, search_labelled
+from .names import known
+
+HOMES = (".", "gta*", "gta*/gta*")
+FLAT = [("images", "labels")]
+FOLDERS = {"train": "train", "val": "valid", "test": "test"}
+BAD_IDS = (12160, 12166, 12167, 12191, 12192, 12193, 12195, *range(12202, 12209), 19993)
+DOMAINS = {"gtav": tuple(FOLDERS), "gtav_all": ("train",)}
+
+
+def build(
+    domain: str,
+    split: str,
+    *,
+    root: str | Path,
+    limit: int | None = None,
+    protocol: str = "native",
+) -> Dataset:
+    """A domain of DOMAINS, read from `root`; layouts and splits as above.
+
+    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
+    without label, no split), ImportError (split.mat without scipy) and ValueError (split, limit, a
+    split.mat of other content).
+    """
+    splits = DOMAINS[known("domain", domain, DOMAINS)]
+    if split not in splits:
+        other = " (gtav has the official val and test)" if domain == "gtav_all" else ""
+        raise ValueError(
+            f"split of {domain} must be one of {', '.join(splits)}, got {split!r}{other}"
+        )
+    home, found, words = (_all if domain == "gtav_all" else _official)(root, split)
+    files = [pair for pair in found if not _bad(pair)]
+    ids = ", ".join(map(str, BAD_IDS))
+    return Labelled(
+        domain,
+        files,
+        decode_gtav,
+        home=home,
+        label_map="cityscapes",
+        split=words,
+        protocol=protocol,
+        limit=limit,
+        notes=[f"left out as bad: {len(found) - len(files)} of the ids {ids}"],
+    )
+
+
+def _official(root: str | Path, split: str) -> tuple[Path, list[Pair], str]:
+    folder = FOLDERS[split]
+    folders = [(f"images/{folder}", f"labels/{folder}")]
+    place = search_labelled(root, folders, HOMES)
+    if place is not None:
+        return place.home, _pairs(place), f"{split} of the official split, folder {folder}"
+    place = find_labelled(f"GTAV ({split})", root, [*folders, *FLAT], HOMES)
+    files = sorted(
+        file for pattern in ("", "*/") for file in place.home.glob(f"{pattern}split.mat")
+    )
+    if not files:
+        raise FileNotFoundError(
+            f"the official split of GTAV needs images/{{train,valid,test}}/ or split.mat (from the "
+            f"download's read_mapping.zip) in {str(place.home)!r}, found neither; to train on all "
+            "images use the domain gtav_all"
+        )
+    wanted = _split_ids(files[0], split)
+    pairs = [pair for pair in _pairs(place, deep=False) if _number(pair) in wanted]
+    return place.home, pairs, f"{split} of the official split, split.mat"
+
+
+def _all(root: str | Path, split: str) -> tuple[Path, list[Pair], str]:
+    parts = [
+        search_labelled(root, [(f"images/{folder}", f"labels/{folder}")], HOMES)
+        for folder in FOLDERS.values()
+    ]
+    places = [part for part in parts if part is not None]
+    if not places:
+        places = [find_labelled("GTAV", root, FLAT, HOMES)]
+    pairs = [pair for place in places for pair in _pairs(place)]
+    return places[0].home, pairs, "all images, the official val and test among them"
+
+
+def _pairs(place: Place, *, deep: bool = True) -> list[Pair]:
+    def names(stem: str) -> list[str]:
+        return [f"{stem}_labelTrainIds.png", f"{stem}.png"]
+
+    return label_pairs(place, names, deep=deep)
+
+
+def _split_ids(path: Path, split: str) -> set[int]:
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError(
+            f"{str(path)!r} is read with SciPy, which could not be imported ({error}): pip install "
+            "scipy, or use the domain gtav_all"
+        ) from error
+    content, key = loadmat(path), f"{split}Ids"
+    if key not in content:
+        names = ", ".join(sorted(name for name in content if not name.startswith("__")))
+        raise ValueError(f"{str(path)!r} must hold {key}, as GTAV's split.mat does, got {names}")
+    return {int(number) for number in np.ravel(content[key])}
+
+
+def _number(pair: Pair) -> int:
+    stem = pair[0].stem
+    return int(stem) if stem.isdecimal() else -1
+
+
+def _bad(pair: Pair) -> bool:
+    return _number(pair) in BAD_IDS

@@ -1,0 +1,49 @@
+"""Which label file belongs to which image."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .layout import Place, pictures_below
+
+Pair = tuple[Path, Path]  # image, label
+
+
+def label_pairs(
+    place: Place, names: Callable[[str], Sequence[str]], *, end: str = "", deep: bool = True
+) -> list[Pair]:
+    """Each image with its label, in natural order.
+
+    The label lies in the folder of labels as the image in that of images, and has the first of the
+    `names` (of an image's stem without `end`) that is there. end: images have stems that end so,
+    others are left out. deep: images in sub-folders count.
+
+    Raises FileNotFoundError for an image without label, and where no image has that end.
+    """
+    pairs, single, listed = [], [], dict[Path, set[str]]()
+    images = [
+        image
+        for image in pictures_below(place.images)
+        if image.stem.endswith(end) and (deep or image.parent == place.images)
+    ]
+    if not images:
+        raise FileNotFoundError(
+            f"{str(place.images)!r} must hold images named *{end}.*, found none"
+        )
+    for image in images:
+        folder = place.labels / image.parent.relative_to(place.images)
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        wanted = names(image.stem.removesuffix(end))
+        name = next((name for name in wanted if name in listed[folder]), None)
+        if name is None:
+            single.append((image, folder, wanted))
+        else:
+            pairs.append((image, folder / name))
+    if single:
+        image, folder, wanted = single[0]
+        raise FileNotFoundError(
+            f"{len(single)} of {len(images)} images have no label, such as {str(image)!r}: looked "
+            f"for {' or '.join(wanted)} in {str(folder)!r}"
+        )
+    return pairs
