@@ -354,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     data = verb(
         "data",
         _data,
-        "data make --out DIR writes a procedural set; data check NAME=DIR reads a dehazing set",
+        "data make --out DIR writes a procedural set; data check NAME=DIR reads a real set",
     )
     data.add_argument("action", choices=("make", "check"))
     data.add_argument(  # _dispatch adds what follows an option to `overrides`

@@ -15,6 +15,7 @@ evaluated. Nothing here imports OpenCV before a dataset is built.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "DOMAINS",
     "IGNORED",
     "PRESETS",
+    "PROTOCOLS",
     "Domain",
     "Preset",
     "build_domain",
@@ -36,6 +38,7 @@ __all__ = [
     "color_mask",
     "palette",
     "root_of",
+    "splits",
 ]
 
 
@@ -62,7 +65,8 @@ class Domain:
     """A row of DOMAINS. `data_key` names the option `--data KEY=DIR` that gives the folder, if any.
 
     A stress domain is reported and never averaged into a target mean. `task` is a name in
-    `ibnvision.tasks.TASKS`; a domain of dehazing has no classes.
+    `ibnvision.tasks.TASKS`; a domain of dehazing has no classes. `from_disk` names what the folder
+    decides: "splits" (fewer than those of the row), "classes"; ask `splits` and `classes`.
     """
 
     summary: str
@@ -72,6 +76,7 @@ class Domain:
     data_key: str = ""
     stress: bool = False
     task: str = "segmentation"
+    from_disk: tuple[str, ...] = ()
 
 
 def _streets(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
@@ -114,16 +119,13 @@ def _scenes(domain: str, split: str, *, root: Any, protocol: Any, **options: Any
     return HazyScenes(domain, split, **options)
 
 
-def _cityscapes(domain: str, split: str, *, preset: Any, size: Any, **options: Any) -> Dataset:
-    from .cityscapes import build
+def _of(module: str) -> Callable[..., Dataset]:
+    """The `build` of a file of real segmentation, imported when called."""
 
-    return build(domain, split, **options)
+    def build(domain: str, split: str, *, preset: Any, size: Any, **options: Any) -> Dataset:
+        return import_module(f"{__name__}.{module}").build(domain, split, **options)
 
-
-def _gtav(domain: str, split: str, *, preset: Any, size: Any, **options: Any) -> Dataset:
-    from .gtav import build
-
-    return build(domain, split, **options)
+    return build
 
 
 def _made(summary: str, *, stress: bool = False) -> Domain:
@@ -134,9 +136,9 @@ def _hazy(summary: str, build: Callable[..., Dataset], data_key: str, *splits: s
     return Domain(summary, build, splits, classes=(), data_key=data_key, task="dehazing")
 
 
-def _real(summary: str, build: Callable[..., Dataset], data_key: str, *splits: str) -> Domain:
-    splits = splits or ("train", "val", "test")
-    return Domain(summary, build, splits, classes=CITYSCAPES, data_key=data_key)
+def _real(summary: str, module: str, *splits: str, data_key: str = "", **more: Any) -> Domain:
+    row = {"splits": splits or ("train", "val", "test"), "classes": CITYSCAPES, **more}
+    return Domain(summary, _of(module), data_key=data_key or module, **row)
 
 
 DOMAINS: dict[str, Domain] = {
@@ -152,15 +154,35 @@ DOMAINS: dict[str, Domain] = {
     "camvid_dusk": Domain(
         "real streets at dusk", _camvid, splits=("train", "test"), data_key="camvid"
     ),
-    "gtav": _real("GTAV, rendered, the official split", _gtav, "gtav"),
-    "gtav_all": _real("GTAV, all images to train on", _gtav, "gtav", "train"),
-    "cityscapes": _real("Cityscapes; test is the official val", _cityscapes, "cityscapes"),
+    "gtav": _real("GTAV, rendered, the official split", "gtav"),
+    "gtav_all": _real("GTAV, all images to train on", "gtav", "train"),
+    "synthia": _real("SYNTHIA-RAND-CITYSCAPES, rendered", "synthia", from_disk=("splits",)),
+    "urbansyn": _real("UrbanSyn, rendered, all images to train on", "urbansyn", "train"),
+    "cityscapes": _real("Cityscapes; test is the official val", "cityscapes"),
     **{
         f"cityscapes_foggy_{beta}": _real(
-            f"Cityscapes in made fog, beta 0.{beta}", _cityscapes, "cityscapes"
+            f"Cityscapes in made fog of density 0.{beta}", "cityscapes"
         )
         for beta in ("005", "01", "02")
     },
+    "bdd100k": _real("BDD100K 10k; test is the official val", "bdd100k"),
+    **{
+        f"mapillary_{name}": _real(
+            f"Mapillary Vistas v1.2, labels as {title} maps them; test is val", "mapillary"
+        )
+        for name, title in (("robustnet", "RobustNet"), ("rein", "Rein"))
+    },
+    "acdc": _real("ACDC, fog, night, rain and snow; test is val", "acdc"),
+    **{
+        f"acdc_{name}": _real(f"ACDC, {name}; test is val", "acdc")
+        for name in ("fog", "night", "rain", "snow")
+    },
+    "image_mask_folder": _real(
+        "your own images/ and masks/ of your own classes",
+        "image_mask_folder",
+        classes=(),
+        from_disk=("splits", "classes"),
+    ),
     "haze": Domain(
         "drawn streets and photographs in made haze, the source",
         _scenes,
@@ -222,11 +244,7 @@ def build_domain(
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     if size is not None and (len(size) != 2 or min(size) < 16):
         raise ValueError(f"size must be (height, width), each at least 16, got {size}")
-    if domain.data_key and root is None:
-        raise ValueError(
-            f"{name} is read from a folder: give root=DIR (on the command line "
-            f"--data {domain.data_key}=DIR), got None"
-        )
+    _check_root(name, root)
     return domain.build(
         name, split, preset=preset, root=root, size=size, limit=limit, protocol=protocol
     )
@@ -241,6 +259,32 @@ def root_of(name: str, roots: Mapping[str, str]) -> str | None:
     return roots.get(name, roots.get(domain.data_key))
 
 
-def classes(name: str) -> tuple[str, ...]:
-    """Class names of a domain in the order of its targets; KeyError for an unknown name."""
-    return DOMAINS[known("domain", name, DOMAINS)].classes
+def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
+    """Class names of a domain in the order of its targets.
+
+    root: folder of a domain whose classes are read from it. Raises KeyError for an unknown name,
+    ValueError for such a domain without root, and what reading the folder raises.
+    """
+    return _of_row(name, "classes", root)
+
+
+def splits(name: str, root: str | Path | None = None) -> tuple[str, ...]:
+    """The splits that a domain has, in this folder where that depends on it; as `classes`."""
+    return _of_row(name, "splits", root)
+
+
+def _of_row(name: str, what: str, root: str | Path | None) -> tuple[str, ...]:
+    domain = DOMAINS[known("domain", name, DOMAINS)]
+    if what not in domain.from_disk:
+        return getattr(domain, what)
+    _check_root(name, root)
+    return getattr(import_module(f"{__name__}.{name}"), what)(root)
+
+
+def _check_root(name: str, root: str | Path | None) -> None:
+    key = DOMAINS[name].data_key
+    if key and root is None:
+        raise ValueError(
+            f"{name} is read from a folder: give root=DIR (on the command line "
+            f"--data {key}=DIR), got None"
+        )

@@ -14,6 +14,7 @@ Badrinarayanan et al., PAMI 2017 (SegNet). CC BY-NC 4.0: for research only, not 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from .item import segmentation_item
 from .layout import contents
 from .names import CLASSES, IGNORED, known
 from .opencv import cv2, read_picture
+from .paired import problems_of
 
 ORIGINAL_CLASSES = (
     "sky",
@@ -151,30 +153,41 @@ class CamVid(Dataset):
     def picture(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 [H, W, 3] RGB and label uint8 [H, W] of item `index`."""
         if index not in self._read:
-            frame, mask = self.files[index]
-            image = read_picture(frame, cv2.IMREAD_COLOR)
-            label = read_picture(mask, cv2.IMREAD_UNCHANGED)
-            if label.ndim != 2 or label.dtype != np.uint8 or label.max() > VOID:
-                raise ValueError(
-                    f"mask {str(mask)!r} must be one 8-bit channel of values 0 to {VOID}, got "
-                    f"shape {list(label.shape)}, dtype {label.dtype}, maximum {label.max()}"
-                )
-            if label.shape != image.shape[:2]:
-                raise ValueError(
-                    f"mask {str(mask)!r} is {label.shape[1]}x{label.shape[0]}, its frame "
-                    f"{image.shape[1]}x{image.shape[0]}"
-                )
-            if self.size is not None:
-                width_height = (self.size[1], self.size[0])
-                image = cv2.resize(image, width_height, interpolation=cv2.INTER_AREA)
-                label = cv2.resize(label, width_height, interpolation=cv2.INTER_NEAREST_EXACT)
-            self._read[index] = np.ascontiguousarray(image[..., ::-1]), self._table[label]
+            self._read[index] = self._load(index)
         return self._read[index]
+
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        frame, mask = self.files[index]
+        image = read_picture(frame, cv2.IMREAD_COLOR)
+        label = read_picture(mask, cv2.IMREAD_UNCHANGED)
+        if label.ndim != 2 or label.dtype != np.uint8 or label.max() > VOID:
+            raise ValueError(
+                f"mask {str(mask)!r} must be one 8-bit channel of values 0 to {VOID}, got "
+                f"shape {list(label.shape)}, dtype {label.dtype}, maximum {label.max()}"
+            )
+        if label.shape != image.shape[:2]:
+            raise ValueError(
+                f"mask {str(mask)!r} is {label.shape[1]}x{label.shape[0]}, its frame "
+                f"{image.shape[1]}x{image.shape[0]}"
+            )
+        if self.size is not None:
+            width_height = (self.size[1], self.size[0])
+            image = cv2.resize(image, width_height, interpolation=cv2.INTER_AREA)
+            label = cv2.resize(label, width_height, interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.ascontiguousarray(image[..., ::-1]), self._table[label]
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in [0, {len(self)}), got {index}")
         return segmentation_item(*self.picture(index), self.domain)
+
+    def check(
+        self, size: tuple[int, int] | None = None, indices: Iterable[int] | None = None
+    ) -> list[str]:
+        """Reads the frames and masks (those of `indices`; default: all) and returns what is wrong,
+        a sentence for each problem. Frames are resized to any size, so `size` does not matter.
+        """
+        return problems_of(self._load, range(len(self)) if indices is None else indices)
 
     def fingerprint(self) -> str:
         """SHA-256 of relative file names with their sizes, picture size and label map."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import DOMAINS, build_domain
+from . import DOMAINS, build_domain, splits
 from .names import known
 
 
@@ -24,25 +24,35 @@ def check_set(
     size: tuple[int, int] | None = None,
     watch: Callable[[range], Iterable[int]] = iter,
 ) -> Iterator[Checked]:
-    """Every split of the dehazing domain `name`, or of all that `--data NAME=DIR` serves.
+    """Every split of the domain `name`, or of all that `--data NAME=DIR` serves.
 
-    size: also report pictures smaller than such a crop (height, width) in splits for training.
-    watch: is handed the indices before they are read, to show progress. Raises KeyError for an
-    unknown name.
+    size: also report pairs of hazy and clear pictures smaller than such a crop (height, width) in
+    splits for training. watch: is handed the indices before they are read, to show progress; files
+    that stand in a second split (test is val) are not read again. Raises KeyError for an unknown
+    name.
     """
-    real = {
-        domain: row for domain, row in DOMAINS.items() if row.task == "dehazing" and row.data_key
-    }
+    real = {domain: row for domain, row in DOMAINS.items() if row.data_key}
     known("set", name, [*real, *(row.data_key for row in real.values())])
     for domain, row in real.items():
         if domain != name and (name in real or row.data_key != name):
             continue
-        for split in row.splits:
+        read: dict[tuple, list[str]] = {}  # files -> their problems
+        for split in _splits(domain, root):
             try:
                 dataset: Any = build_domain(domain, split, root=root)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, ImportError) as error:
                 yield Checked(domain, split, 0, [str(error)])
                 continue
-            crop = size if split == "train" else None
-            problems = dataset.check(crop, watch(range(len(dataset))))
-            yield Checked(domain, split, len(dataset), problems)
+            files = (*getattr(dataset, "files", (split,)),)
+            if files not in read:
+                crop = size if split == "train" else None
+                read[files] = dataset.check(crop, watch(range(len(dataset))))
+            yield Checked(domain, split, len(dataset), read[files])
+
+
+def _splits(domain: str, root: str | Path) -> tuple[str, ...]:
+    """Those that the folder has; where it is the wrong one all, so that an error says so."""
+    try:
+        return splits(domain, root)
+    except OSError:
+        return DOMAINS[domain].splits

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from .label_files import label_pairs
+from .label_files import OFFICIAL, check_split, label_pairs
 from .label_maps import LABEL_MAPS, decode
 from .labelled import Labelled
 from .layout import find_labelled
@@ -42,11 +42,6 @@ DOMAINS = {
     "cityscapes_foggy_01": (FOGGY, "_leftImg8bit_foggy_beta_0.01"),
     "cityscapes_foggy_02": (FOGGY, "_leftImg8bit_foggy_beta_0.02"),
 }
-SPLITS = {
-    "train": ("train", "train, official folders"),
-    "val": ("val", "val, official folders"),
-    "test": ("val", "val, official folders (the test labels are not public)"),
-}
 
 
 def build(
@@ -63,9 +58,8 @@ def build(
     without label) and ValueError (split, limit).
     """
     images, end = DOMAINS[known("domain", domain, DOMAINS)]
-    if split not in SPLITS:
-        raise ValueError(f"split of {domain} must be one of {', '.join(SPLITS)}, got {split!r}")
-    folder, words = SPLITS[split]
+    check_split(domain, split, OFFICIAL)
+    folder, words = OFFICIAL[split]
     folders = [(i.format(folder), label.format(folder)) for i in images for label in LABELS]
     place = find_labelled(f"{domain} ({folder})", root, folders, HOMES)
 

@@ -18,12 +18,13 @@ is an error when it is read; `ibnvision data check gtav=DIR` lists them all.
 Richter et al., ECCV 2016, https://arxiv.org/abs/1608.02192. For research; not in this package.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from .label_files import Pair, label_pairs
+from .label_files import Pair, check_split, label_pairs
 from .label_maps import decode_gtav
 from .labelled import Labelled
 from .layout import Place, find_labelled, search_labelled
@@ -51,11 +52,8 @@ def build(
     split.mat of other content).
     """
     splits = DOMAINS[known("domain", domain, DOMAINS)]
-    if split not in splits:
-        other = " (gtav has the official val and test)" if domain == "gtav_all" else ""
-        raise ValueError(
-            f"split of {domain} must be one of {', '.join(splits)}, got {split!r}{other}"
-        )
+    hint = "gtav has the official val and test" if domain == "gtav_all" else ""
+    check_split(domain, split, splits, hint)
     home, found, words = (_all if domain == "gtav_all" else _official)(root, split)
     files = [pair for pair in found if not _bad(pair)]
     ids = ", ".join(map(str, BAD_IDS))
@@ -102,7 +100,8 @@ def _all(root: str | Path, split: str) -> tuple[Path, list[Pair], str]:
     if not places:
         places = [find_labelled("GTAV", root, FLAT, HOMES)]
     pairs = [pair for place in places for pair in _pairs(place)]
-    return places[0].home, pairs, "all images, the official val and test among them"
+    home = Path(os.path.commonpath([place.home for place in places]))
+    return home, pairs, "all images, the official val and test among them"
 
 
 def _pairs(place: Place, *, deep: bool = True) -> list[Pair]:

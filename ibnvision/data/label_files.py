@@ -1,12 +1,30 @@
-"""Which label file belongs to which image."""
+"""Which label file belongs to which image, and which part of a set a split is."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .layout import Place, pictures_below
 
 Pair = tuple[Path, Path]  # image, label
+
+# Split -> (folder, in words) of the sets whose official test labels are not public: numbers on
+# them are of val, so that is their test.
+OFFICIAL = {
+    "train": ("train", "train, official folders"),
+    "val": ("val", "val, official folders"),
+    "test": ("val", "val, official folders (the test labels are not public)"),
+}
+
+
+def check_split(domain: str, split: str, splits: Iterable[str], hint: str = "") -> None:
+    """ValueError, with the hint, for a split that is none of the domain's."""
+    splits = list(splits)
+    if split not in splits:
+        raise ValueError(
+            f"split of {domain} must be one of {', '.join(splits)}, got {split!r}"
+            + (f" ({hint})" if hint else "")
+        )
 
 
 def label_pairs(

@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+from miniature_segmentation import cityscapes, gtav_flat, mapillary, synthia, write_grey
 
 from ibnvision.data.check import check_set
 
@@ -37,6 +38,45 @@ def test_a_key_stands_for_all_its_domains_and_a_wrong_folder_is_a_problem(tmp_pa
     assert [found.domain for found in check_set("sots_indoor", tmp_path)] == ["sots_indoor"]
     assert [found.domain for found in check_set("o_haze", tmp_path)] == ["o_haze"]
     with pytest.raises(
-        KeyError, match="unknown set 'sts'; did you mean '.*known: its, ots, sots_indoor"
+        KeyError,
+        match="unknown set 'sts'; did you mean '.*known: camvid_day, .*gtav, .*sots_indoor",
     ):
         list(check_set("sts", tmp_path))
+
+
+def test_sets_of_segmentation(tmp_path):
+    seen = []
+
+    def watch(indices):
+        seen.append(len(indices))
+        return indices
+
+    cityscapes(tmp_path)
+    found = list(check_set("cityscapes", tmp_path, size=(768, 768), watch=watch))
+    assert found == [("cityscapes", s, n, []) for s, n in (("train", 4), ("val", 2), ("test", 2))]
+    assert seen == [4, 2]  # test is val and not read again
+    label = next((tmp_path / "gtFine" / "val").rglob("*_labelIds.png"))
+    write_grey(label, np.full((24, 40), 99, np.uint8))
+    _, val, test = check_set("cityscapes", tmp_path)
+    assert val.problems == test.problems and "holds the values 99" in val.problems[0]
+
+
+def test_a_folder_decides_which_splits_are_checked(tmp_path):
+    assert [found.split for found in check_set("synthia", synthia(tmp_path))] == ["train"]
+    missing = list(check_set("synthia", tmp_path / "nowhere"))
+    assert len(missing) == 3 and "the folder does not exist" in missing[0].problems[0]
+    both = list(check_set("mapillary", mapillary(tmp_path)))
+    assert [(f.items, f.problems) for f in both] == 6 * [(2, [])]
+    gtav_flat(tmp_path / "gta")
+    assert all("or split.mat" in f.problems[0] for f in check_set("gtav", tmp_path / "gta"))
+    (everything,) = check_set("gtav_all", tmp_path / "gta")
+    assert everything == ("gtav_all", "train", 4, [])
+
+
+def test_camvid(tmp_path):
+    for folder, value in (("test", 9), ("testannot", 3)):
+        (tmp_path / folder).mkdir()
+        picture = np.full((8, 8, 3)[: 3 if folder == "test" else 2], value, np.uint8)
+        cv2.imwrite(str(tmp_path / folder / "0001TP_1.png"), picture)
+    found = list(check_set("camvid_dusk", tmp_path))
+    assert found[1] == ("camvid_dusk", "test", 1, []) and "needs frames" in found[0].problems[0]

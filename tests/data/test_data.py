@@ -14,6 +14,7 @@ from ibnvision.data import (
     color_mask,
     palette,
     root_of,
+    splits,
 )
 from ibnvision.data.streets import DOMAIN_SHIFTS, STRESS_DOMAINS
 
@@ -27,7 +28,8 @@ def test_table_of_domains():
         if name in eight:
             assert classes(name) == CLASSES
         elif name in segmentation:
-            assert classes(name) == CITYSCAPES and row.data_key and row.splits[0] == "train"
+            assert row.data_key and row.splits[0] == "train" and splits_known(name)
+            assert "classes" in row.from_disk or classes(name) == CITYSCAPES
         else:
             assert classes(name) == () and row.task == "dehazing"
     assert [(p.height, p.width, p.train, p.test) for p in PRESETS.values()] == [
@@ -35,6 +37,10 @@ def test_table_of_domains():
         (64, 96, 320, 100),
         (128, 256, 2000, 500),
     ]
+
+
+def splits_known(name):
+    return "splits" in DOMAINS[name].from_disk or splits(name) == DOMAINS[name].splits
 
 
 @pytest.mark.parametrize("name", DOMAIN_SHIFTS)
@@ -81,6 +87,10 @@ def test_bad_input():
         classes("camvid")
     with pytest.raises(ValueError, match=r"camvid_dusk is read from a folder.*--data camvid=DIR"):
         build_domain("camvid_dusk", "test")
+    with pytest.raises(ValueError, match=r"image_mask_folder is read from a folder.*DIR\), got No"):
+        classes("image_mask_folder")
+    with pytest.raises(ValueError, match=r"synthia is read from a folder: give root=DIR"):
+        splits("synthia")
     with pytest.raises(ValueError, match="split must be one of train, val, test, got 'dev'"):
         build_domain("streets_day", "dev")
     with pytest.raises(ValueError, match="preset must be one of tiny, quick, full, got 'big'"):
