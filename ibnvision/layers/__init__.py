@@ -17,6 +17,8 @@ from .lambda_attention import (
     LambdaForm,
 )
 from .lambda_cache import LambdaCache, lambda_decode
+from .mixstyle import MixStyle
+from .switchable_whitening import SwitchWhiten2d
 
 __all__ = [
     "CGA",
@@ -35,6 +37,8 @@ __all__ = [
     "LambdaCache",
     "LambdaEvaAttention",
     "LambdaForm",
+    "MixStyle",
+    "SwitchWhiten2d",
     "convert_to_deconv",
     "convert_to_ibn",
     "from_lambda",
