@@ -9,6 +9,7 @@ from .convert_lambda import from_lambda, to_lambda
 from .dea import DEAB, DEB
 from .detail_conv import DEConv
 from .ibn_norm import IBN, BatchNormAct2d, IBNAct2d, InstanceNormAct2d
+from .instance_whitening import InstanceWhiteningAct2d
 from .lambda_attention import (
     LambdaAttention,
     LambdaAttentionRope,
@@ -31,6 +32,7 @@ __all__ = [
     "DEConv",
     "IBNAct2d",
     "InstanceNormAct2d",
+    "InstanceWhiteningAct2d",
     "LambdaAttention",
     "LambdaAttentionRope",
     "LambdaBeitAttention",

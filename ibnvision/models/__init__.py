@@ -4,8 +4,10 @@ from . import dea_net, densenet_ibn, resnet_ibn, vit_lambda
 from .checkpoint import checkpoint_filter_fn, load_weights
 from .dea_net import DEANet, from_weights
 from .densenet_ibn import DenseNetIBN
+from .placement import NORMS
 from .resnet_ibn import ResNetIBN
-from .segmenter import HEADS, Segmenter, create_segmenter
+from .seg_heads import HEADS
+from .segmenter import Segmenter, create_segmenter
 from .vit_lambda import LambdaVisionTransformer
 
 CLASSIFIERS = tuple(sorted({**densenet_ibn.default_cfgs, **resnet_ibn.default_cfgs}))
@@ -17,6 +19,7 @@ __all__ = [
     "CLASSIFIERS",
     "HEADS",
     "NAMES",
+    "NORMS",
     "RESTORERS",
     "TRANSFORMERS",
     "DEANet",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ibnvision.models import create_segmenter
-from ibnvision.models.segmenter import FPNHead, TokenHead
+from ibnvision.models.seg_heads import LightHead, TokenHead
 from ibnvision.testing import assert_close
 
 SMALL = {"small_stem": True, "channels": (16, 32, 64, 64)}
@@ -16,7 +16,7 @@ def small():
 
 def test_size_of_the_small_network(small):
     assert sum(p.numel() for p in small.parameters()) == 363_384
-    assert small.backbone.feature_info.reduction()[small.low] == 4
+    assert small.backbone.feature_info.reduction()[small.taps[0]] == 4
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 37)])
@@ -40,26 +40,26 @@ def test_logits_have_the_size_of_the_images(small, size):
 def test_any_backbone_of_timm(backbone, reductions):
     model = create_segmenter(backbone, 3).eval()
     found = model.backbone.feature_info.reduction()
-    assert (found[model.low], found[-1]) == reductions
+    assert (found[model.taps[0]], found[-1]) == reductions
     size = 224 if backbone.startswith("swin") else 64
     assert model(torch.randn(1, 3, size, size)).shape == (1, 3, size, size)
 
 
 def test_nearest_map_where_none_has_reduction_4():
     model = create_segmenter("resnet18_ibn_a", 3, backbone_args={"out_indices": (0, 3, 4)})
-    assert model.backbone.feature_info.reduction()[model.low] == 2
+    assert model.backbone.feature_info.reduction()[model.taps[0]] == 2
 
 
 @torch.no_grad()
 def test_head_joins_at_the_finer_size_by_hand():
     torch.manual_seed(0)
-    head = FPNHead(6, 10, 3, 8).eval()
+    head = LightHead(6, 10, 3, 8).eval()
     low, high = torch.randn(1, 6, 8, 8), torch.randn(1, 10, 4, 4)
     up = torch.nn.functional.interpolate(head.reduce_high(high), scale_factor=2, mode="bilinear")
     joined = torch.cat((head.reduce_low(low), up), 1)
     scale = (1 + head.norm1.eps) ** -0.5  # fresh statistics: mean 0, variance 1
     x = torch.relu(head.conv(torch.relu(joined * scale)) * scale)
-    assert_close(head(low, high), head.classifier(x))
+    assert_close(head([low, high]), head.classifier(x))
 
 
 def test_learns_a_picture(small):
@@ -106,9 +106,9 @@ def test_bad_arguments(arguments, error, message):
 
 @torch.no_grad()
 def test_token_head_gives_each_token_its_own_cells():
-    head = TokenHead(5, 6, 3)
+    head = TokenHead(6, 3)
     low, high = torch.randn(2, 5, 2, 3), torch.randn(2, 6, 2, 3)
-    logits = head(low, high)
+    logits = head([low, high])
     assert logits.shape == (2, 3, 8, 12)
     mean, var = high.mean(1, keepdim=True), high.var(1, keepdim=True, correction=0)
     normal = ((high - mean) / (var + 1e-5).sqrt())[1, :, 1, 2]
