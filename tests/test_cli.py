@@ -115,12 +115,76 @@ def test_predict_takes_files_folders_patterns_and_videos(trained, tmp_path, caps
     words = ["predict", "pictures/*.png", "pictures/b.jpg", "pictures/a.png", *weights]
     assert cli.main([*words, "--out", "two"]) == 0
     assert names("two") == ["a_2_overlay.png", "a_overlay.png", "b_overlay.png"]
+    capsys.readouterr()
     assert cli.main(["predict", "clip.avi", *weights, "--out", "three", "--stride", "2"]) == 0
-    assert names("three") == [f"clip_{i:06d}_overlay.png" for i in (0, 2, 4)]
+    text = capsys.readouterr().out
+    assert "labelled  three/clip_overlay.mp4" in text and "vegetation" in text
+    rows = (tmp_path / "three" / "shares.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["frame", "0", "2", "4"]
+    assert all(abs(sum(map(float, row.split(",")[2:])) - 100) < 1e-4 for row in rows[1:])
     assert "a_overlay.png exists" in error_of(
         capsys, "predict", "pictures", *weights, "--out", "one"
     )
     assert cli.main(["predict", "pictures", *weights, "--out", "one", "--overwrite"]) == 0
+
+
+def test_segment_takes_sizes_windows_and_styles(trained, tmp_path, capsys):
+    pixels = (torch.rand(61, 90, 3) * 255).byte().numpy()
+    cv2.imwrite("a.png", pixels)
+    words = ["segment", "a.png", "--weights", str(trained)]
+
+    def label(out, *options):
+        assert cli.main([*words, "--out", out, *options]) == 0
+        return cv2.imread(f"{out}/a_label.png", cv2.IMREAD_UNCHANGED)
+
+    whole = label("whole", "--scale", "1", "--whole")
+    windows = label("windows", "--scale", "1", "--window", "40", "48", "--overlap", "0.5")
+    assert whole.shape == windows.shape == (61, 90)
+    assert 0.5 < (whole == windows).mean() < 1
+    one = label("one", "--height", "61", "--window", "100", "200")
+    large = label("large", "--scale", "1", "--window", "100", "200")
+    assert (large == whole).all() and (one != whole).any()  # the width is 88 there
+    cv2.imwrite("black.png", 0 * pixels)
+    black = ["segment", "black.png", *words[2:], "--out", "few", "--only", "overlay,label"]
+    assert cli.main([*black, "--opacity", "0"]) == 0
+    assert sorted(p.name for p in (tmp_path / "few").iterdir()) == [
+        *("black_label.png", "black_overlay.png", "legend.png", "shares.csv")
+    ]
+    assert cv2.imread("few/black_overlay.png").max() == 0
+    assert "only names the unknown result 'mask'" in error_of(capsys, *words, "--only", "mask")
+    assert "whole and window must not both" in error_of(
+        capsys, *words, "--whole", "--window", "9", "9"
+    )
+    assert "overlap must be at least 0" in error_of(capsys, *words, "--overlap", "1")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_predict_refuses_options_of_another_task(trained, dehazing, tmp_path, capsys):
+    cv2.imwrite("a.png", (torch.rand(32, 48, 3) * 255).byte().numpy())
+    words = ["predict", "a.png", "--weights"]
+    wrong = error_of(capsys, *words, str(trained), "--compare")
+    assert "--compare needs weights of dehazing" in wrong
+    assert "--max-memory needs" in error_of(capsys, *words, str(trained), "--max-memory", "2GB")
+    wrong = error_of(capsys, *words, str(dehazing), "--window", "9", "9")
+    assert "--window needs weights of segmentation" in wrong
+    wrong = error_of(capsys, "segment", "a.png", "--weights", str(dehazing))
+    assert "segment needs weights of segmentation" in wrong
+    assert "holds those of dehazing: use ibnvision predict" in wrong
+    assert "come with --device cuda" in error_of(capsys, *words, str(trained), "--half")
+    if not torch.cuda.is_available():
+        wrong = error_of(capsys, *words, str(trained), "--device", "cuda")
+        assert "torch sees no CUDA device" in wrong
+    assert not list(tmp_path.glob("runs"))
+
+
+def test_predict_goes_on_after_a_file_that_fails(trained, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    cv2.imwrite("in/a.png", (torch.rand(32, 48, 3) * 255).byte().numpy())
+    (tmp_path / "in" / "bad.png").write_bytes(b"not a png")
+    assert cli.main(["segment", "in", "--weights", str(trained), "--out", "out"]) == 2
+    found = capsys.readouterr()
+    assert "labelled  out/a_label.png" in found.out and "building" in found.out
+    assert found.err.startswith("error: 1 files failed, the others are done: in/bad.png cannot be")
 
 
 def test_predict_names_what_it_cannot_use(trained, tmp_path, capsys):
@@ -131,7 +195,7 @@ def test_predict_names_what_it_cannot_use(trained, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "no pictures" in error_of(capsys, "predict", "empty", *weights)
     (tmp_path / "notes.txt").write_text("text")
-    assert "notes.txt must be a picture or a video" in error_of(
+    assert "notes.txt: must be a picture or a video" in error_of(
         capsys, "predict", "notes.txt", *weights
     )
     (tmp_path / "bad.png").write_bytes(b"not a png")
@@ -139,7 +203,9 @@ def test_predict_names_what_it_cannot_use(trained, tmp_path, capsys):
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     assert "bad.mp4 cannot be read as a video" in error_of(capsys, "predict", "bad.mp4", *weights)
     assert "must be a checkpoint or a folder" in error_of(capsys, "predict", "--weights", "empty")
-    assert "stride must be at least 1" in error_of(capsys, "predict", *weights, "--stride", "0")
+    words = ["predict", "bad.mp4", *weights, "--stride", "0"]
+    assert "stride must be at least 1" in error_of(capsys, *words)
+    assert "need a PATH" in error_of(capsys, "predict", *weights, "--only", "label")
 
 
 def test_dehazing_trains_measures_and_restores(dehazing, trained, tmp_path, capsys):

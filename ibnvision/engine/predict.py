@@ -1,19 +1,18 @@
-"""Predictions of a trained run for pictures, folders, patterns and videos."""
+"""Trained runs to predict with: finding one, loading it, and scenes to try it on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transform
+from torch import nn
 
 from ibnvision import config, data
 from ibnvision.config import Config
+from ibnvision.tasks.labels import Label, labeller
 
-from . import build_model, checkpoint, explained, find_task
-from .files import KINDS, PICTURES, VIDEOS, find
-from .photo import read_photo, to_image
+from . import build_model, checkpoint, find_task
+from .jobs import refuse_existing
 from .pictures import save_png
 from .sets import build
 
@@ -29,14 +28,6 @@ class Trained(NamedTuple):
     cfg: Config
     classes: tuple[str, ...]
     size: tuple[int, int]  # height and width of the training images
-
-
-class Frame(NamedTuple):
-    """One input: a name for its files, the image float [3, H, W] in [0, 1], the labels if known."""
-
-    name: str
-    image: Tensor
-    target: Tensor | None
 
 
 def find_weights(
@@ -84,99 +75,67 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     return Trained(model.to(device).eval(), cfg, tuple(state["classes"]), (height, width))
 
 
-@torch.no_grad()
-def predict(
-    paths: Sequence[str | Path],
+def usable_device(name: str) -> torch.device:
+    """The device of that name; ValueError where it is none, or torch cannot use it here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name}, but torch sees no CUDA device: use cpu")
+    return device
+
+
+def label_function(trained: Trained, **how: Any) -> Label:
+    """`tasks.labels.labeller`, with its arguments `how`, for a trained segmentation model.
+
+    A run whose config has `scale` was trained on crops of pictures of native size.
+
+    Raises: ValueError for another task, for more classes than a label file holds, and as there.
+    """
+    if trained.cfg.task != "segmentation":
+        raise ValueError(f"trained must be of the task segmentation, got {trained.cfg.task!r}")
+    if len(trained.classes) > data.IGNORED:
+        raise ValueError(
+            f"trained must have at most {data.IGNORED} classes, got {len(trained.classes)}"
+        )
+    crops = bool(getattr(trained.cfg, "scale", ()))
+    return labeller(trained.model, trained.size, crops=crops, **how)
+
+
+def draw_scenes(
     trained: Trained,
+    label: Label,
     out: str | Path,
     *,
     overwrite: bool = False,
-    stride: int = 1,
 ) -> Iterator[Path]:
-    """Write <name>_overlay.png and <name>_label.png (class ids) into `out`; yields the overlays.
+    """Label drawn test scenes, of the source of `streets` and three shifts.
 
-    paths: picture or video files, folders of pictures, patterns; none: drawn scenes with their
-    labels. A picture is brought to the height of the training images and its labels back to its own
-    size. stride: every so many frames of a video. Raises: FileNotFoundError and ValueError naming
-    the path; FileExistsError unless `overwrite`.
+    Writes <name>_overlay.png, input, target and prediction side by side, and <name>_label.png,
+    class ids, into `out`; yields the overlays. The target is shown where the classes agree.
+
+    label: class ids, uint8 [H, W], of an image, float [3, H, W] in [0, 1].
+
+    Raises: FileExistsError unless `overwrite`.
     """
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
     task, folder = find_task(trained.cfg), Path(out)
-    device = next(trained.model.parameters()).device
-    files = [file for path in paths for file in _files(path)]
     palette = torch.tensor(data.palette(trained.classes))
-    used: dict[str, int] = {}
-    for name, image, target in _frames(files, stride) if files else _scenes(trained):
-        used[name] = used.get(name, 0) + 1
-        name = name if used[name] == 1 else f"{name}_{used[name]}"
-        overlay, label = folder / f"{name}_overlay.png", folder / f"{name}_label.png"
-        if not overwrite and (overlay.exists() or label.exists()):
-            raise FileExistsError(f"{overlay} exists: pass --overwrite or another --out")
-        with explained(trained.cfg):
-            ids = task.predict(trained.model, _resized(image, trained.size)[None].to(device))[
-                0
-            ].cpu()
-        ids = transform.resize(
-            ids[None], list(image.shape[1:]), interpolation=transform.InterpolationMode.NEAREST
-        )[0]
-        picture = task.draw(image, target, ids, classes=trained.classes, palette=palette)
-        save_png(picture, overlay)
-        save_png(ids[None].to(torch.uint8), label)
-        yield overlay
-
-
-def _either() -> str:
-    return " or ".join(_WEIGHTS)
-
-
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """To the height of the training images, the aspect kept to a multiple of 8 pixels."""
-    height, width = size[0], max(8, round(image.shape[2] * size[0] / image.shape[1] / 8) * 8)
-    if tuple(image.shape[1:]) == (height, width):
-        return image
-    return transform.resize(image, [height, width], antialias=True).clamp(0, 1)
-
-
-def _files(path: str | Path) -> list[Path]:
-    files = [file for file, _ in find(path)]
-    for file in files:
-        if file.suffix.lower() not in PICTURES + VIDEOS:
-            raise ValueError(f"{file} must be {KINDS}")
-    return files
-
-
-def _frames(files: Sequence[Path], stride: int) -> Iterator[Frame]:
-    for file in files:
-        if file.suffix.lower() in PICTURES:
-            yield Frame(file.stem, read_photo(file).image, None)
-        else:
-            yield from _video(file, stride)
-
-
-def _video(file: Path, stride: int) -> Iterator[Frame]:
-    from ibnvision.data.opencv import cv2
-
-    video, index = cv2.VideoCapture(str(file)), 0
-    try:
-        while True:
-            more, pixels = video.read()
-            if not more:
-                break
-            if index % stride == 0:
-                yield Frame(f"{file.stem}_{index:06d}", to_image(pixels), None)
-            index += 1
-    finally:
-        video.release()
-    if index == 0:
-        raise ValueError(f"{file} cannot be read as a video")
-
-
-def _scenes(trained: Trained) -> Iterator[Frame]:
-    """Drawn test scenes of the source and three shifts, with labels where the classes agree."""
     for domain in ("streets_day", "streets_fog", "streets_night", "streets_dusk"):
         dataset = build(trained.cfg, domain, "test")
         labelled = data.classes(domain) == trained.classes
         for index in range(_SCENES):
             item = dataset[index]
-            yield Frame(f"{domain}_{index}", item["image"], item["target"] if labelled else None)
+            paths = [folder / f"{domain}_{index}_{word}.png" for word in ("overlay", "label")]
+            if not overwrite:
+                refuse_existing(paths)
+            image, target = item["image"], item["target"] if labelled else None
+            ids = label(image)
+            picture = task.draw(image, target, ids, classes=trained.classes, palette=palette)
+            save_png(picture, paths[0])
+            save_png(ids[None], paths[1])
+            yield paths[0]
+
+
+def _either() -> str:
+    return " or ".join(_WEIGHTS)

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ __all__ = [
     "StopRequest",
     "memory_mb",
     "results_table",
+    "shares_table",
 ]
 
 
@@ -117,3 +118,13 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Group
         shown = [as_text(key, row[key]) for key in scores]
         table.add_row(domain, *shown, *(as_text("iou_pct", value) for value in classes))
     return Group(table, *notes(first))
+
+
+def shares_table(classes: Sequence[str], percent: Sequence[float]) -> Table:
+    """The percentage of pixels of each class."""
+    table = Table(title="share of pixels, mean over files")
+    table.add_column("class")
+    table.add_column("%", justify="right")
+    for name, value in zip(classes, percent, strict=True):
+        table.add_row(name, f"{value:.2f}")
+    return table

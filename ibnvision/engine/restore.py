@@ -1,40 +1,21 @@
 """Restores picture and video files with a model that has `restore`, such as a DEA-Net."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ibnvision.methods.gate import Gate
 
 from .checkpoint import write_atomic
-from .files import KINDS, PICTURES, VIDEOS, find
+from .jobs import Job, Report, plan_jobs, refuse_existing, run_jobs
 from .photo import encode_png, read_photo, to_image, to_pixels
+from .video import read_video, write_videos
 
 Restore = Callable[[Tensor], Tensor]
-
-
-class Job(NamedTuple):
-    """A file to restore and where the result goes."""
-
-    source: Path
-    target: Path
-
-    @property
-    def comparison(self) -> Path:
-        """Where the picture of before beside after goes."""
-        return self.target.with_name(f"{self.target.stem}_compare{self.target.suffix}")
-
-
-class Report(NamedTuple):
-    """What became of the files."""
-
-    written: list[Path]
-    failed: list[tuple[Path, str]]
 
 
 def restore_files(
@@ -64,11 +45,9 @@ def restore_files(
         FileNotFoundError: a path leads to no file.
         FileExistsError: a result is there already; nothing was written.
     """
-    jobs = list(_jobs(paths, Path(out)))
+    jobs = plan_jobs(paths, Path(out))
     if not overwrite:
-        for path in (p for job in jobs for p in (job.target, job.comparison)):
-            if path.exists():
-                raise FileExistsError(f"{path} exists: pass --overwrite or another --out")
+        refuse_existing(p for job in jobs for p in (job.target, job.named("compare")))
 
     def whole(image: Tensor) -> Tensor:
         return model.restore(image, max_memory=max_memory)
@@ -76,93 +55,32 @@ def restore_files(
     def restore(image: Tensor) -> Tensor:
         return (gate.restore(image[None], whole) if gate else whole(image[None]))[0]
 
-    report = Report([], [])
-    with _bar(console or Console(stderr=True)) as bar:
-        task = bar.add_task("restore", total=len(jobs), name="")
-        for job in jobs:
-            bar.update(task, name=job.source.name)
-            try:
-                report.written.extend(_do(job, restore, compare))
-            except Exception as error:  # decoders, memory and devices fail in many types
-                reason = " ".join(str(error).split()) or type(error).__name__
-                report.failed.append((job.source, reason))
-            bar.advance(task)
-    return report
-
-
-def _jobs(paths: Sequence[str | Path], out: Path) -> Iterator[Job]:
-    taken: set[Path] = set()
-    for source, folder in (found for path in paths for found in find(path, out)):
-        suffix = ".mp4" if source.suffix.lower() in VIDEOS else ".png"
-        target, number = out / folder / f"{source.stem}{suffix}", 2
-        while target in taken:
-            target = out / folder / f"{source.stem}_{number}{suffix}"
-            number += 1
-        taken.add(target)
-        yield Job(source, target)
+    return run_jobs(jobs, lambda job: _do(job, restore, compare), "restore", console)
 
 
 def _do(job: Job, restore: Restore, compare: bool) -> list[Path]:
     """Restore one file; the results that were written."""
-    suffix = job.source.suffix.lower()
-    if suffix not in PICTURES + VIDEOS:
-        raise ValueError(f"must be {KINDS}")
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    if suffix in VIDEOS:
-        return _video(job, restore, compare)
+    targets = [job.target, job.named("compare")] if compare else [job.target]
+    if job.is_video:
+        return _video(job, restore, targets)
     photo = read_photo(job.source)
     after = restore(photo.image)
     write_atomic(job.target, encode_png(after, photo))
-    if not compare:
-        return [job.target]
-    pair = torch.cat((photo.image, after), 2)
-    write_atomic(job.comparison, encode_png(pair, photo._replace(alpha=None)))
-    return [job.target, job.comparison]
-
-
-def _video(job: Job, restore: Restore, compare: bool) -> list[Path]:
-    from ibnvision.data.opencv import cv2
-
-    reader = cv2.VideoCapture(str(job.source))
-    targets = [job.target, job.comparison] if compare else [job.target]
-    partial = [path.with_name(f".{path.stem}.part.mp4") for path in targets]
-    rate, writers = reader.get(cv2.CAP_PROP_FPS) or 25.0, []
-    try:
-        more, frame = reader.read()
-        if not more:
-            raise ValueError(f"{job.source} cannot be read as a video")
-        height, width = frame.shape[:2]
-        for path, columns in zip(partial, (width, 2 * width), strict=False):
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            writers.append(cv2.VideoWriter(str(path), code, rate, (columns, height)))
-            if not writers[-1].isOpened():
-                raise OSError(f"{path.parent} takes no MP4 video of {columns}x{height}")
-        while more:
-            before = to_image(frame)
-            after = restore(before)
-            writers[0].write(to_pixels(after))
-            if compare:
-                writers[1].write(to_pixels(torch.cat((before, after), 2)))
-            more, frame = reader.read()
-        for writer in writers:
-            writer.release()
-        for path, target in zip(partial, targets, strict=True):
-            path.replace(target)
-    finally:
-        reader.release()
-        for writer in writers:
-            writer.release()
-        for path in partial:
-            path.unlink(missing_ok=True)
+    if compare:
+        pair = torch.cat((photo.image, after), 2)
+        write_atomic(targets[1], encode_png(pair, photo._replace(alpha=None)))
     return targets
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.fields[name]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal or console.quiet,
-    )
+def _video(job: Job, restore: Restore, targets: list[Path]) -> list[Path]:
+    with read_video(job.source) as clip:
+        height, width = clip.size
+        sizes = [(height, width), (height, 2 * width)][: len(targets)]
+        with write_videos(targets, sizes, clip.rate) as write:
+            for frame in clip.frames:
+                before = to_image(frame)
+                after = restore(before)
+                write[0](to_pixels(after))
+                if len(write) > 1:
+                    write[1](to_pixels(torch.cat((before, after), 2)))
+    return targets
