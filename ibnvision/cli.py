@@ -128,6 +128,27 @@ def _eval(options: argparse.Namespace) -> None:
         print(target)
 
 
+def _analyze(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ibnvision.engine.analyze_report import analyze_runs, report_table, save_report
+    from ibnvision.engine.predict import find_weights
+
+    report = analyze_runs(
+        [find_weights(run) for run in options.runs],
+        domains=options.domains,
+        folders=dict(_pairs(options.data)),
+        device=options.device,
+        split=options.split,
+        layers=options.layers,
+        images=options.images,
+    )
+    Console().print(report_table(report))
+    out = Path(options.out) if options.out else _free_folder(Path("runs") / "analyze")
+    for path in save_report(report, out):
+        print(path)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
@@ -373,6 +394,22 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--out", help="also write eval.json, confusion matrices and overlays here")
     _data_option(measure)
 
+    analyze = verb(
+        "analyze", _analyze, "compare the features of trained runs between domains, by layer"
+    )
+    analyze.add_argument("runs", metavar="RUN", nargs="+", help="run folder or checkpoint file")
+    analyze.add_argument(
+        "--domains", nargs="+", help="source, then targets; default: the first run's"
+    )
+    analyze.add_argument("--split", default="test", choices=("train", "val", "test"))
+    analyze.add_argument(
+        "--layers", nargs="+", metavar="PATTERN", help="such as 'layer1.*'; default: every block"
+    )
+    analyze.add_argument("--images", type=int, default=200, help="of a domain, at most")
+    analyze.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    analyze.add_argument("--out", help="default: runs/analyze, or the next free name")
+    _data_option(analyze)
+
     predict = verb(
         "predict", _predict, "label or dehaze pictures, folders, patterns or videos", *_ALIASES
     )
@@ -447,4 +484,15 @@ def _data_option(command: argparse.ArgumentParser) -> None:
 
 
 _ALIASES = {"segment": "segmentation", "dehaze": "dehazing"}  # of predict: the task they look for
-_VERBS = ("train", "eval", "predict", *_ALIASES, "benchmark", "report", "data", "list", "info")
+_VERBS = (
+    "train",
+    "eval",
+    "analyze",
+    "predict",
+    *_ALIASES,
+    "benchmark",
+    "report",
+    "data",
+    "list",
+    "info",
+)

@@ -74,6 +74,48 @@ def save_confusion(counts: Tensor, classes: Sequence[str], title: str, path: Pat
     _save_figure(figure, path)
 
 
+def save_divergence(
+    panels: Mapping[str, Mapping[str, Sequence[float | None]]],
+    nulls: Mapping[str, Sequence[float | None]],
+    layers: Sequence[str],
+    path: Path,
+) -> None:
+    """Per panel a curve of each run over the layers, log scale; dashed: its null. None is a gap."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    wide = max(4.2, 0.32 * len(layers) + 1)
+    figure = Figure(figsize=(columns * wide + 1, 3.4 * lines + 0.6), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+        for i, (label, values) in enumerate(curves.items()):
+            colour = f"C{i}"
+            axes.plot(_logarithmic(values), "-o", markersize=3, color=colour, label=label)
+            axes.plot(_logarithmic(nulls[label]), "--", linewidth=1, color=colour, alpha=0.6)
+        axes.set_yscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+        axes.tick_params(labelbottom=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[::columns]:
+        axes.set_ylabel("divergence")
+    handles, labels = grid[0].get_legend_handles_labels()
+    handles += grid[0].plot([], [], "--", linewidth=1, color="grey")
+    figure.legend(
+        handles, [*labels, "halves of the source"], fontsize=8, loc="outside lower center", ncols=4
+    )
+    _save_figure(figure, path)
+
+
+def _logarithmic(values: Sequence[float | None]) -> list[float]:
+    """What has a logarithm, NaN elsewhere."""
+    return [v if v is not None and v > 0 else float("nan") for v in values]
+
+
 def _save_figure(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
