@@ -114,6 +114,9 @@ def _eval(options: argparse.Namespace) -> None:
     path = find_weights(options.run_or_file)
     trained = load_trained(path)
     cfg = dataclasses.replace(trained.cfg, data=trained.cfg.data | dict(_pairs(options.data)))
+    asked = {"protocol": options.protocol, "eval_scales": options.scales}
+    asked |= {"eval_flip": options.flip or None}
+    cfg = dataclasses.replace(cfg, **{k: v for k, v in asked.items() if v is not None})
     domains = options.domains or list(cfg.test_domains)
     if not domains:
         raise ValueError(f"{path} was trained without test domains: pass --domains")
@@ -391,6 +394,13 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("run_or_file", metavar="RUN", help="run folder or checkpoint file")
     measure.add_argument("--domains", nargs="+", help="default: the run's test domains")
     measure.add_argument("--split", default="test", choices=("train", "val", "test"))
+    measure.add_argument(
+        "--protocol", choices=("native", "half"), help="of segmentation; default: the run's"
+    )
+    measure.add_argument(
+        "--scales", nargs="+", type=float, metavar="S", help="sizes to average over, such as 0.5 1"
+    )
+    measure.add_argument("--flip", action="store_true", help="average over mirrored images too")
     measure.add_argument("--out", help="also write eval.json, confusion matrices and overlays here")
     _data_option(measure)
 

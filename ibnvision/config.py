@@ -21,9 +21,9 @@ _CHOICES = {
     "preset": ("tiny", "quick", "full"),
     "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("poly", "cosine", "constant"),
-    "augment": ("none", "flip", "jitter", "zoom"),
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
+    "protocol": ("native", "half"),
 }
 _MINIMUM = {
     "steps": 1,
@@ -55,11 +55,14 @@ class Config:
     train_domains: tuple[str, ...] = ("streets_day",)  # sources; their val split selects best.pt
     test_domains: tuple[str, ...] = ()  # measured at every evaluation, never used for a choice
     preset: str = "quick"  # size and count of the procedural sets: tiny, quick, full
+    scenes: str = ""  # folder that keeps drawn scenes for later runs; empty: each run draws them
     data: dict[str, str] = field(default_factory=dict)  # domain or family (camvid) -> root folder
     size: tuple[int, ...] = ()  # height and width in pixels, in dehazing of crops; empty: preset's
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # per RGB channel, of images in [0, 1]
     std: tuple[float, ...] = (0.229, 0.224, 0.225)  # dehazing takes neither mean nor std
-    augment: str = "flip"  # none; flip: horizontal; with it jitter: of colours, zoom: into parts
+    augment: str = "flip"  # none; flip: horizontal, and with it what the task knows, joined by "+"
+    scale: tuple[float, ...] = ()  # random scale of training crops, low and high; empty: 1
+    class_uniform: float = 0.0  # share of training crops around a class drawn uniformly
 
     # optimization
     steps: int = 10_000  # optimizer steps
@@ -67,6 +70,7 @@ class Config:
     grad_accum: int = 1  # forward passes per optimizer step
     optimizer: str = "sgd"  # sgd, adam, adamw
     lr: float = 0.01  # peak learning rate
+    backbone_lr: float = 1.0  # of the backbone's parameters, as a factor of lr
     momentum: float = 0.9  # of sgd
     nesterov: bool = True  # of sgd
     weight_decay: float = 5e-4
@@ -84,7 +88,14 @@ class Config:
     threads: int | str = "auto"  # of the CPU; auto: the cores that this process may use
     workers: int = 0  # data worker processes, one thread each; 0: load in the training process
     seed: int = 0
+    sync_norm: bool = False  # batch statistics over all processes: not yet, so one process only
     deterministic: bool = False  # deterministic algorithms on a GPU too; the CPU always is
+
+    # evaluation
+    protocol: str = "native"  # native: whole images; half: resized images, sliding windows
+    eval_scales: tuple[float, ...] = (1.0,)  # probabilities are averaged over these sizes
+    eval_flip: bool = False  # and over mirrored images
+    oracle: bool = False  # also keep best_on_target.pt, chosen on the test domains: not a result
 
     # records
     out: str = "runs"  # folder that holds all runs
@@ -104,6 +115,12 @@ class Config:
         _require(self.lr > 0, "lr", "greater than 0", self.lr)
         _require(0 <= self.lr_end <= self.lr, "lr_end", f"in [0, lr={self.lr}]", self.lr_end)
         _require(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
+        _require(self.backbone_lr >= 0, "backbone_lr", "at least 0", self.backbone_lr)
+        _require(0 <= self.class_uniform <= 1, "class_uniform", "in [0, 1]", self.class_uniform)
+        scaled = not self.scale or (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1])
+        _require(scaled, "scale", "empty or [low, high] above 0", list(self.scale))
+        several = len(self.eval_scales) > 0 and min(self.eval_scales) > 0
+        _require(several, "eval_scales", "one or more numbers above 0", list(self.eval_scales))
         _require(
             self.threads == "auto" or (isinstance(self.threads, int) and self.threads > 0),
             "threads",

@@ -18,6 +18,10 @@ ABSENT_RULE = (
     "a class without a labelled pixel in the set has no IoU (NaN, null in JSON) "
     "and is left out of the mean"
 )
+ECE_RULE = (
+    "expected calibration error over the labelled pixels: 15 equal bins of the largest class "
+    "probability, distance of accuracy from confidence; lower is better"
+)
 _FLOAT = "on the clamped float images, not rounded to 8 bits; mean over images"
 _SSIM = "11x11 gaussian window of sigma 1.5, per RGB channel"
 PROTOCOLS = {  # key of a result -> how the number comes about
@@ -31,6 +35,7 @@ PROTOCOLS = {  # key of a result -> how the number comes about
 }
 _UNITS = {"pct": "%", "db": "dB"}
 _EQUAL_DB = 100.0
+_BINS = 15
 _WINDOW = 11
 _SIGMA = 1.5
 
@@ -53,22 +58,28 @@ def as_text(key: str, value: float) -> str:
 
 
 def rules(keys: Iterable[str]) -> dict[str, Any]:
-    """What a file records beside the numbers of these keys: `protocols` or `absent_rule`."""
+    """What a file records beside the numbers of these keys: `protocols`, `absent_rule`, `ece_rule`.
+
+    Each only where a key needs it.
+    """
     keys = list(keys)
     protocols = {key: PROTOCOLS[key] for key in keys if key in PROTOCOLS}
     absent = {"absent_rule": ABSENT_RULE} if "iou_pct" in keys else {}
-    return absent | ({"protocols": protocols} if protocols else {})
+    calibration = {"ece_rule": ECE_RULE} if "ece_pct" in keys else {}
+    return absent | calibration | ({"protocols": protocols} if protocols else {})
 
 
 def notes(keys: Iterable[str]) -> list[str]:
     """The same for people, in lines."""
     keys = list(keys)
     lines = [f"{heading(key)}: {PROTOCOLS[key]}" for key in keys if key in PROTOCOLS]
+    if "ece_pct" in keys:
+        lines.append(f"{heading('ece_pct')}: {ECE_RULE}")
     return [*lines, f"in %, higher is better; {ABSENT_RULE}"] if "iou_pct" in keys else lines
 
 
 class SegmentationMetric:
-    """Per-class IoU, its mean and pixel accuracy in percent, from one confusion matrix of the set.
+    """Per-class IoU, its mean, pixel accuracy and calibration in percent, counted over the set.
 
     A class without a labelled pixel in the set has IoU NaN and is left out of the mean, even where
     it was predicted: those pixels already count against the classes that they belong to.
@@ -80,9 +91,12 @@ class SegmentationMetric:
             len(self.classes), ignore_index=IGNORE, validate_args=False, sync_on_compute=False
         )
         self._filled = False
+        self._bins = torch.zeros(3, _BINS, dtype=torch.float64)  # pixels, confidence, hits
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor, confidence: Tensor | None = None) -> None:
         """Count a batch of class ids, both int64 [N, H, W]; in the target 255 is ignored.
+
+        confidence: float [N, H, W], the probability of the predicted class; for the calibration.
 
         Raises: ValueError for unequal shapes or an id that is no class.
         """
@@ -102,6 +116,27 @@ class SegmentationMetric:
         self._matrix = self._matrix.to(target.device)
         self._matrix.update(prediction, target)
         self._filled = True
+        if confidence is not None:
+            self._count(prediction, target, confidence)
+
+    def _count(self, prediction: Tensor, target: Tensor, confidence: Tensor) -> None:
+        if confidence.shape != target.shape:
+            raise ValueError(
+                f"confidence must have the shape of target, {list(target.shape)}, "
+                f"got {list(confidence.shape)}"
+            )
+        labelled = target != IGNORE
+        sure = confidence[labelled].double()
+        hit = (prediction == target)[labelled].double()
+        place = (sure * _BINS).long().clamp(0, _BINS - 1)
+        sums = [torch.bincount(place, w, _BINS) for w in (torch.ones_like(sure), sure, hit)]
+        self._bins += torch.stack(sums).cpu()
+
+    @property
+    def reliability(self) -> Tensor:
+        """Pixels, mean confidence and accuracy of the calibration's bins, float64 [3, 15]."""
+        pixels, sure, hits = self._bins
+        return torch.stack([pixels, sure / pixels, hits / pixels])
 
     @property
     def confusion(self) -> Tensor:
@@ -111,7 +146,10 @@ class SegmentationMetric:
         return self._matrix.compute().cpu()
 
     def compute(self) -> dict[str, Any]:
-        """`miou_pct`, `pixel_accuracy_pct` and `iou_pct`, per class; NaN where undefined."""
+        """`miou_pct`, `pixel_accuracy_pct`, `ece_pct` and `iou_pct`, per class.
+
+        NaN where undefined, as `ece_pct` is where no confidence was given.
+        """
         counts = self.confusion.double()
         hits, labelled = counts.diag(), counts.sum(1)
         iou = hits / (labelled + counts.sum(0) - hits)
@@ -119,8 +157,13 @@ class SegmentationMetric:
         return {
             "miou_pct": 100 * iou.nanmean().item(),
             "pixel_accuracy_pct": 100 * (hits.sum() / labelled.sum()).item(),
+            "ece_pct": 100 * self._calibration_error(),
             "iou_pct": {name: 100 * v for name, v in zip(self.classes, iou.tolist(), strict=True)},
         }
+
+    def _calibration_error(self) -> float:
+        pixels, sure, hits = self._bins
+        return float((sure - hits).abs().sum() / pixels.sum())
 
 
 class RestorationMetric:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from ibnvision import config, data, engine
 from ibnvision.config import Config
 from ibnvision.engine import checkpoint, sets
 from ibnvision.tasks import segmentation
+
+CLASSES = ("left", "right")
 
 
 class Toy(Dataset):
@@ -59,7 +62,7 @@ def toy(monkeypatch):
         return Toy(name, split, 0 if name == "toy_empty" else 12)
 
     for name in ("toy_day", "toy_night", "toy_empty"):
-        row = data.Domain("two colours", build, classes=("left", "right"))
+        row = data.Domain("two colours", build, classes=CLASSES)
         monkeypatch.setitem(data.DOMAINS, name, row)
     monkeypatch.setattr(segmentation, "build_model", small_network)
 
@@ -160,7 +163,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(cfg):
     [
         ("compute_loss", 3, signal.SIGINT),  # between two log lines
         ("compute_loss", 7, signal.SIGTERM),
-        ("predict", 12, signal.SIGINT),  # inside the evaluation of step 4
+        ("evaluate", 12, signal.SIGINT),  # inside the evaluation of step 4
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -225,6 +228,117 @@ def test_best_is_chosen_on_the_source_val_split_alone(cfg, monkeypatch):
     assert checkpoint.load(folder / "best.pt")["step"] == 8
     assert checkpoint.load(folder / "best.pt")["best"] == 80.0
     assert checkpoint.load(folder / "last.pt")["step"] == 10
+
+
+def test_a_choice_on_the_targets_has_a_name_that_says_so(cfg, monkeypatch):
+    scores = iter([60.0, 80.0, 70.0])
+
+    def scripted(cfg, task, model, found, split, *args, batches=None, **_):
+        score = 0.0 if batches else next(scores) if split == "test" else 50.0
+        row = {"images": 1, "miou_pct": score, "pixel_accuracy_pct": 1.0, "iou_pct": {}}
+        return dict.fromkeys(found, row)
+
+    monkeypatch.setattr(engine, "_evaluate", scripted)
+    folder = engine.train(dataclasses.replace(cfg, oracle=True))
+    assert checkpoint.load(folder / "best_on_target.pt")["step"] == 8
+    assert checkpoint.load(folder / "best_on_target.pt")["oracle"] == 80.0
+    assert checkpoint.load(folder / "best.pt")["step"] == 4
+    scores = iter([60.0, 80.0, 70.0])
+    plain = engine.train(dataclasses.replace(cfg, name="plain"))
+    assert not (plain / "best_on_target.pt").exists()
+
+
+def test_a_source_without_val_split_selects_nothing(cfg, monkeypatch):
+    row = dataclasses.replace(data.DOMAINS["toy_day"], splits=("train", "test"))
+    monkeypatch.setitem(data.DOMAINS, "toy_day", row)
+    folder = engine.train(cfg)
+    assert (folder / "last.pt").is_file() and not (folder / "best.pt").exists()
+    rows = [r for r in engine.read_records(folder) if r["kind"] == "eval"]
+    assert {r["split"] for r in rows} == {"test"}
+    assert rows[-1]["selection"] == "last of the fixed steps" and rows[0]["selection"] == "step 4"
+    assert "best on source val" not in (folder / "log.txt").read_text()
+
+
+def test_targets_without_a_folder_are_left_out_and_named(cfg, monkeypatch):
+    row = dataclasses.replace(data.DOMAINS["toy_day"], data_key="shelf")
+    monkeypatch.setitem(data.DOMAINS, "toy_far", row)
+    cfg = dataclasses.replace(cfg, test_domains=("toy_day", "toy_far"))
+    folder = engine.train(cfg)
+    assert "toy_far is left out: no --data shelf=DIR" in (folder / "log.txt").read_text()
+    assert config.load(folder / "config.toml").test_domains == ("toy_day",)
+    found = engine.train(dataclasses.replace(cfg, name="found", data={"shelf": "somewhere"}))
+    assert config.load(found / "config.toml").test_domains == cfg.test_domains
+    with pytest.raises(KeyError, match="unknown data key 'shelv': did you mean 'shelf'"):
+        engine.train(dataclasses.replace(cfg, name="wrong", data={"shelv": "somewhere"}))
+
+
+def test_what_was_evaluated_stands_beside_the_numbers(cfg):
+    folder = engine.train(cfg)
+    facts = engine.read_records(folder)[-1]["facts"]
+    assert facts == {
+        "split": "test",
+        "images": 12,
+        "files_sha256": None,
+        "protocol": "native",
+        "windows": "whole image",
+        "eval_scales": [1.0],
+        "eval_flip": False,
+    }
+    assert "toy_night (test): split test, images 12" in (folder / "log.txt").read_text()
+
+
+class Ragged(Toy):
+    """Pictures of two sizes, as files have them."""
+
+    protocol = "native"
+
+    def __getitem__(self, i):
+        item = super().__getitem__(i)
+        cut = slice(None, 6) if i % 2 else slice(None)
+        return item | {"image": item["image"][:, cut], "target": item["target"][cut]}
+
+
+def test_pictures_of_any_size_are_evaluated_one_by_one(cfg, monkeypatch):
+    row = data.Domain("two sizes", lambda *_, **__: Ragged("toy_day", "test"), classes=CLASSES)
+    monkeypatch.setitem(data.DOMAINS, "toy_ragged", row)
+    model = small_network(num_classes=2)
+    results = engine.evaluate(cfg, model, domains=["toy_ragged"])["toy_ragged"]
+    metric = segmentation.new_metric(CLASSES)
+    with torch.no_grad():
+        for i in range(12):
+            item = Ragged("toy_day", "test")[i]
+            batch = {k: item[k][None] for k in ("image", "target")}
+            metric.update(*segmentation.evaluate(model.eval(), batch, cfg))
+    assert results["miou_pct"] == metric.compute()["miou_pct"]
+    assert results["ece_pct"] == metric.compute()["ece_pct"]
+
+
+def test_synchronized_statistics_are_refused_where_they_cannot_be(cfg, monkeypatch):
+    engine.train(dataclasses.replace(cfg, sync_norm=True))  # one process needs none
+    several = SimpleNamespace(num_processes=2)
+    monkeypatch.setattr(engine, "Accelerator", lambda **_: several)
+    with pytest.raises(ValueError, match="sync_norm must be false under several processes, got"):
+        engine.train(dataclasses.replace(cfg, sync_norm=True, name="several"))
+
+
+def test_the_backbone_may_learn_at_its_own_rate(cfg, monkeypatch):
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x):
+            return self.head(self.backbone(x))
+
+    monkeypatch.setattr(segmentation, "build_model", lambda *_, **__: Whole())
+    still = weights_of(engine.train(dataclasses.replace(cfg, backbone_lr=0.0)))
+    torch.manual_seed(cfg.seed)
+    start = Whole().state_dict()
+    assert torch.equal(still["backbone.weight"], start["backbone.weight"])
+    assert not torch.equal(still["head.weight"], start["head.weight"])
+    monkeypatch.setattr(segmentation, "build_model", small_network)
+    with pytest.raises(ValueError, match="backbone_lr must be 1 for a model without backbone"):
+        engine.train(dataclasses.replace(cfg, name="none", backbone_lr=0.1))
 
 
 def test_evaluate_gives_the_numbers_of_the_run(cfg, tmp_path):
@@ -406,7 +520,7 @@ def test_a_dead_worker_is_named(cfg, monkeypatch):
         os._exit(1)
 
     monkeypatch.setattr(Toy, "__getitem__", dying)
-    monkeypatch.setattr(engine.sets, "training_set", lambda cfg: Whole())
+    monkeypatch.setattr(engine.sets, "training_set", lambda *_: Whole())
     with pytest.raises(RuntimeError, match=r"a data worker died \(workers = 1\): use workers=0"):
         engine.train(dataclasses.replace(cfg, workers=1))
 

@@ -1,6 +1,7 @@
 """Does a network that saw one domain read others?   ibnvision benchmark generalization
 
-Rows BN, BN + colour jitter, IBN-a, IBN-b; every row and seed is a training of its own, in its own
+Rows BN, BN + colour jitter, IBN-a, IBN-b; preset full: BN, IBN-a, IBN-b and ISW, each with and
+without jitter, 5 seeds, on --backbone. Every row and seed is a training of its own, in its own
 process with one thread. A restart reuses finished runs and goes on with interrupted ones. Leaves
 results.json, table.md, report.html, records.jsonl, the runs, and segmenter.pt, which
 `ibnvision predict` finds.
@@ -22,9 +23,10 @@ from ibnvision.metrics import ABSENT_RULE
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
-from . import measure, pictures, record, report, run_arguments, scores, targets
+from . import comparisons, measure, pictures, record, report, run_arguments, scores, targets
 from .run_results import leave_weights, rows_of
 from .runs import (
+    FULL_ROWS,
     ROWS,
     Job,
     Outcome,
@@ -39,9 +41,10 @@ from .runs import (
     speaker,
 )
 
-CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick"}
-SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
-MINUTES = {"tiny": 0.0, "quick": 9.0}
+CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick", "full": "streets_quick"}
+SEEDS = {"tiny": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
+MINUTES = {"tiny": 0.0, "quick": 9.0, "full": 0.0}
+BACKBONES = {"resnet18": "resnet18_ibn_b", "resnet50": "resnet50_ibn_b"}  # name -> model
 SELECTION = (
     "Scores are those of the last checkpoint after a fixed number of steps: nothing is selected, "
     "and every hyper-parameter was chosen on the source alone."
@@ -84,7 +87,7 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
 
 
 def _norm(job: Job) -> str:
-    return {"none": "BN", "a": "IBN-a", "b": "IBN-b"}[job.cfg.model_args["backbone_args"]["ibn"]]
+    return job.row.name.removesuffix(" + jitter")
 
 
 def _step(cfg: Config, model: torch.nn.Module, batch: dict[str, Any]) -> Callable[[], object]:
@@ -153,6 +156,8 @@ def collect(
 def records_of(results: Mapping[str, Any], common: record.Record) -> list[record.Record]:
     """One record per cell of the table, per throughput, and per number that a target judges."""
     common = common | {
+        "backbone": results["backbone"],
+        "study": f"{results['backbone']}, {len(results['rows'])} rows",
         "threads": 1,
         "protocol": results["protocol"],
         "dtype": "fp32",
@@ -173,6 +178,9 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
                 | {"role": roles.get(column, "derived")}
                 | {k: cell[k] for k in ("low", "high") if k in cell}
             )
+    for d in results["differences"]:
+        kind = {"metric": "difference", "unit": "mIoU points", "value": d["mean"]}
+        found.append(kind | {k: v for k, v in d.items() if k != "mean"})
     for t in results["throughput"]:
         found.append(
             {
@@ -183,6 +191,18 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             }
             | {"value": t["images_per_s"], "spread": t["spread"], "n": t["n"]}
         )
+    judged = _judged(results) if results["backbone"] == "resnet18" else {}
+    found += [
+        {"metric": name, "value": value, "n": 1}
+        for name, value in judged.items()
+        if value is not None
+    ]
+    return [common | fields for fields in found]
+
+
+def _judged(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers of targets: of the quick preset's backbone."""
+    summary = results["summary"]
     judged: dict[str, Any] = {}
     gain = scores.advantage(summary, "IBN-b", scores.BASE, scores.MEAN)
     home = scores.advantage(summary, "IBN-b", scores.BASE, scores.SOURCE)
@@ -192,14 +212,10 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
         dusk = scores.advantage(summary, name, scores.BASE, "camvid_dusk")
         judged[f"{name} above BN on camvid_dusk, least seed"] = dusk and dusk["least"]
     judged["streets scene of the quick preset, one domain"] = results["scene_cpu_s"]
-    if not any(run["reused"] for row in results["rows"] for run in row["runs"]):
+    whole = len(results["rows"]) == len(ROWS)
+    if whole and not any(run["reused"] for row in results["rows"] for run in row["runs"]):
         judged["whole benchmark"] = results["wall_s"]
-    found += [
-        {"metric": name, "value": value, "n": 1}
-        for name, value in judged.items()
-        if value is not None
-    ]
-    return [common | fields for fields in found]
+    return judged
 
 
 def main(argv: Sequence[str]) -> int:
@@ -213,6 +229,9 @@ def main(argv: Sequence[str]) -> int:
         type=float,
         help="budget, whole seeds are dropped to keep it; 0: none (quick 9)",
     )
+    parser.add_argument(
+        "--backbone", choices=sorted(BACKBONES), help="in place of the config's model"
+    )
     args = run_arguments.parse(parser, argv, SEEDS)
     begin = time.perf_counter()
     for pair in args.data:
@@ -220,9 +239,12 @@ def main(argv: Sequence[str]) -> int:
             parser.error(f"--data must read camvid=DIR, got {pair!r}")
     minutes = MINUTES[args.preset] if args.minutes is None else args.minutes
     config_name = args.config or CONFIGS[args.preset]
-    out = Path(args.out or f"runs/generalization_{args.preset}")
-    overrides = [*args.overrides, *(f"data.{pair}" for pair in args.data)]
-    jobs = plan(config_name, args.seeds, overrides, out, camvid=bool(args.data))
+    ending = f"_{args.backbone}" if args.backbone else ""
+    out = Path(args.out or f"runs/generalization_{args.preset}{ending}")
+    overrides = [f"model={BACKBONES[args.backbone]}"] if args.backbone else []
+    overrides += [*args.overrides, *(f"data.{pair}" for pair in args.data)]
+    rows = FULL_ROWS if args.preset == "full" else ROWS
+    jobs = plan(config_name, args.seeds, overrides, out, camvid=bool(args.data), rows=rows)
     common = announce("generalization", argv, args, jobs, out)
     say = speaker(begin)
     state = State(out)
@@ -233,9 +255,11 @@ def main(argv: Sequence[str]) -> int:
         print("no training finished", file=sys.stderr)
         return 1
     results = collect(jobs, outcome, state, config_name, common)
+    results["differences"] = comparisons.differences(results)
+    results["backbone"] = args.backbone or jobs[0].cfg.model.partition("_")[0]
     results["scene_cpu_s"] = scene_seconds(jobs[0].cfg)
     say("throughput with kernels on and off")
-    results["throughput"] = throughput(jobs[: len(ROWS)], 3 if common["quick"] else 7)
+    results["throughput"] = throughput(jobs[: len(rows)], 3 if common["quick"] else 7)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures")
     segmenter = leave_weights(results, ("IBN-b", "IBN-a"), out / "segmenter.pt")
@@ -249,6 +273,7 @@ def main(argv: Sequence[str]) -> int:
     if args.record:
         record.append(Path(args.record), found)
     print(f"\n{scores.headline(results)}\n\n{scores.table(results)}\n")
+    print(f"{comparisons.table(results['differences'])}\n")
     print(targets.verdict(found))
     print(f"\ndone in {results['wall_s']:.0f} s")
     print(f"table       {out / 'table.md'}")

@@ -17,7 +17,16 @@ from ibnvision.tasks import TASKS
 from . import record, scores
 
 Results = Mapping[str, Any]
-COLOURS = {"BN": "#9aa0ac", "BN + jitter": "#e0a030", "IBN-a": "#2a9d8f", "IBN-b": "#2f55d4"}
+COLOURS = {
+    "BN": "#9aa0ac",
+    "BN + jitter": "#e0a030",
+    "IBN-a": "#2a9d8f",
+    "IBN-b": "#2f55d4",
+    "IBN-a + jitter": "#1a6b61",
+    "IBN-b + jitter": "#1b2f80",
+    "ISW": "#c2477f",
+    "ISW + jitter": "#7d2a52",
+}
 INK = "#20242c"
 SCENES = (0, 1)  # of every test split: the first two, never picked
 
@@ -183,32 +192,36 @@ def _predictions(results: Results, trained: Mapping[str, Trained], domain: str) 
     )
     items = [dataset[i] for i in range(min(len(SCENES), len(dataset)))]
     images = torch.stack([item["image"] for item in items])
-    columns: dict[str, list[NDArray]] = {
+    panels: dict[str, list[NDArray]] = {
         "input": [image.permute(1, 2, 0).numpy() for image in images],
         "target": [_painted(i["image"], i["target"]) for i in items],
     }
     for name, run in trained.items():
         labels = TASKS[run.cfg.task].predict(run.model, images)
-        columns[name] = [
-            _painted(image, label) for image, label in zip(images, labels, strict=True)
-        ]
+        panels[name] = [_painted(image, label) for image, label in zip(images, labels, strict=True)]
     height, width = images.shape[2:]
     tall = 1.95 * height / width
-    figure = Figure(figsize=(1.95 * len(columns), tall * len(items) + 0.25), layout="constrained")
+    wide = min(len(panels), 6)  # panels beside each other, the rest below
+    lines = -(-len(panels) // wide)
+    figure = Figure(figsize=(1.95 * wide, lines * (tall * len(items) + 0.25)), layout="constrained")
     layout: Any = figure.get_layout_engine()
     layout.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    grid = figure.subplots(len(items), len(columns), squeeze=False)
-    for j, (name, cells) in enumerate(columns.items()):
+    grid = figure.subplots(lines * len(items), wide, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, (name, cells) in enumerate(panels.items()):
+        line, j = divmod(number, wide)
         for i, picture in enumerate(cells):
-            grid[i, j].imshow(picture, interpolation="nearest")
-            grid[i, j].set_axis_off()
+            grid[line * len(items) + i, j].imshow(picture, interpolation="nearest")
         cell = (
             results["summary"]
             .get(name, {})
             .get(domain if domain in results["summary"].get(name, {}) else scores.SOURCE)
         )
         label = f"{name}  {cell['mean']:.1f}" if cell else name
-        grid[0, j].set_title(label, fontsize=9, color=COLOURS.get(name, INK), fontweight="bold")
+        grid[line * len(items), j].set_title(
+            label, fontsize=9, color=COLOURS.get(name, INK), fontweight="bold"
+        )
     return figure
 
 

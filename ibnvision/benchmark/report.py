@@ -16,6 +16,7 @@ from ibnvision import data
 
 from . import (
     attention,
+    comparisons,
     dehazing_scores,
     lambda_converter,
     models,
@@ -106,6 +107,7 @@ def page_of(results: Results, folder: Path) -> str:
         _predictions(results, folder),
         "<h2>Reading the numbers</h2>",
         *(f"<p>{html.escape(text)}</p>" for text in scores.discussion(results)),
+        f"<p>{html.escape(comparisons.ordering(results.get('differences', [])))}</p>",
         "<h2>Curves</h2>",
         _picture(folder / results["pictures"]["curves"], "loss and mIoU over the training steps"),
         "<h2>Classes</h2>",
@@ -284,7 +286,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("restoration", "", restoration.tables),
         ("attention", "", attention.tables),
         ("lambda_converter", "", lambda_converter.tables),
-        ("generalization", "", _cells),
+        ("generalization", "study", _cells),
         ("dehazing", "", dehazing_scores.block),
         ("resolution", "", resolution_scores.block),
     ):
@@ -336,7 +338,11 @@ def _cells(run: Sequence[record.Record]) -> str:
         if r["metric"] == "training images/s"
     ]
     text = record.table(header, rows)
-    return f"{text}\n\n{record.table(['training', 'images/CPU-s'], speeds)}" if speeds else text
+    apart = [{**r, "mean": r["value"]} for r in run if r["metric"] == "difference"]
+    parts = [f"Backbone {run[0]['backbone']}." if "backbone" in run[0] else "", text]
+    parts += [comparisons.table(apart)]
+    parts += [record.table(["training", "images/CPU-s"], speeds) if speeds else ""]
+    return "\n\n".join(filter(None, parts))
 
 
 def rewrite(text: str, parts: Mapping[str, str]) -> str:

@@ -33,8 +33,8 @@ class Row:
         return self.name.lower().replace(" + ", "_").replace("-", "_").replace(" ", "_")
 
 
-def _norm_row(name: str, ibn: str, augment: str) -> Row:
-    return Row(name, (f"model_args.backbone_args.ibn={ibn}", f"augment={augment}"))
+def _norm_row(name: str, ibn: str, augment: str, *more: str) -> Row:
+    return Row(name, (f"model_args.backbone_args.ibn={ibn}", f"augment={augment}", *more))
 
 
 ROWS = (  # of the generalization benchmark
@@ -43,13 +43,25 @@ ROWS = (  # of the generalization benchmark
     _norm_row("IBN-a", "a", "flip"),
     _norm_row("IBN-b", "b", "flip"),
 )
+# RobustNet's times: collected over 500 images before the sixth of the twelve epochs of 20 steps
+_ISW = 'model_args.whitening={kind="isw", begin=100, collect=31, clusters=3}'
+FULL_ROWS = (  # of its full preset: every norm with and without the augmentation
+    *ROWS,
+    _norm_row("IBN-a + jitter", "a", "jitter"),
+    _norm_row("IBN-b + jitter", "b", "jitter"),
+    _norm_row("ISW", "none", "flip", _ISW),
+    _norm_row("ISW + jitter", "none", "jitter", _ISW),
+)
 RESERVE_S = 40.0  # for throughput, pictures and the page
 UNITS = {"miou_pct": "mIoU %", "psnr_rgb_db": "PSNR dB"}  # of a task's score
 PHOTOGRAPHS = ("motorcycle_",)  # real, though they need no folder
 STRESS = ("streets_sketch", "streets_invert")
 CAMVID = ("camvid_day", "camvid_dusk")
-NOT_PROTOCOL = ("seed", "name", "out", "workers", "log_every", "data")
-LATER = ("loss_args", "lr_end")  # younger than recorded protocols: left out where they do nothing
+NOT_PROTOCOL = ("seed", "name", "out", "workers", "log_every", "data", "scenes", "oracle")
+LATER = (  # younger than recorded protocols: left out where they do nothing
+    *("loss_args", "lr_end", "backbone_lr", "scale", "class_uniform", "sync_norm"),
+    *("protocol", "eval_scales", "eval_flip"),
+)
 
 
 @dataclass(frozen=True)
@@ -100,22 +112,28 @@ def digest(*parts: Any) -> str:
 
 def protocol_of(prints: Mapping[str, str], *configs: Config) -> str:
     """Hash of the data, the appearance recipe and the configs without seed and names."""
-    plain = []
+    plain, defaults = [], config.to_dict(Config())
     for cfg in configs:
         values = config.to_dict(cfg)
-        idle = [key for key in LATER if not values[key]]
+        idle = [key for key in LATER if values[key] == defaults[key]]
         plain.append({k: v for k, v in values.items() if k not in (*NOT_PROTOCOL, *idle)})
     return digest(dict(prints), APPEARANCE_HASH, plain)
 
 
 def plan(
-    config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path, *, camvid: bool
+    config_name: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    out: Path,
+    *,
+    camvid: bool,
+    rows: Sequence[Row] = ROWS,
 ) -> list[Job]:
     """All trainings of the generalization benchmark; see plan_rows."""
     base = config.load(config_name, overrides)
     tests = [*dict.fromkeys([*base.train_domains, *base.test_domains, *STRESS])]
     tests += [d for d in CAMVID if camvid and d not in tests]
-    return plan_rows(ROWS, tests, config_name, seeds, overrides, out)
+    return plan_rows(rows, tests, config_name, seeds, overrides, out)
 
 
 def plan_rows(
@@ -142,6 +160,7 @@ def plan_rows(
                 f"seed={seed}",
                 "threads=1",
                 f"out={out / 'runs'}",
+                f"scenes={out / 'scenes'}",
                 f"name={row.key}_seed{seed}",
             )
             cfg = config.load(config_name, mine)
@@ -209,7 +228,8 @@ class State:
 def _comparable(cfg: Config) -> dict[str, Any]:
     """A config without what moves when a folder is renamed or a log gets finer."""
     values = config.to_dict(cfg)
-    return {k: v for k, v in values.items() if k not in ("out", "name", "workers", "log_every")}
+    harmless = ("out", "name", "workers", "log_every", "scenes")
+    return {k: v for k, v in values.items() if k not in harmless}
 
 
 def affordable(

@@ -15,8 +15,11 @@ houses cast none.
 
 import hashlib
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -265,6 +268,22 @@ class Streets(Dataset):
             image = render(drawn, self.domain, appearance_rng(self.seed, index, self.domain))
             self._drawn[index] = image, drawn.label
         return self._drawn[index]
+
+    def keep(self, folder: str | Path) -> None:
+        """Take all pictures from folder/<fingerprint>.npz; draw and write them where it is missing.
+
+        The file appears whole or not at all, so that several processes may share the folder.
+        """
+        path = Path(folder) / f"{self.fingerprint()}.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                self._drawn = dict(enumerate(zip(kept["images"], kept["labels"], strict=True)))
+            return
+        images, labels = zip(*map(self.picture, range(self.count)), strict=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.savez(file, images=np.stack(images), labels=np.stack(labels))
+        os.replace(file.name, path)
 
     def __getitem__(self, index: int) -> dict:
         return segmentation_item(*self.picture(index), self.domain)

@@ -8,13 +8,15 @@ import contextlib
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -60,27 +62,32 @@ def evaluate(
 ) -> Results:
     """Measure `model` in fp32 on a split of each domain (default: the test domains of `cfg`).
 
-    Returns per domain what the task's metric computes, and `images`. With `out`, also writes
+    Returns per domain what the task's metric computes, `images`, and `facts`, that is what was
+    evaluated and how: protocol, label map, split, hash of the file list. With `out`, also writes
     overlays/<domain>_<i>.png there, and confusion_<domain>.png where the metric has counted one.
     """
     task, accelerator = find_task(cfg), _start(cfg)
     names = list(cfg.test_domains if domains is None else domains)
     classes = sets.class_names(cfg, [cfg.train_domains[0], *names])
+    task.check(cfg)
     with explained(cfg):
         found = {name: sets.build(cfg, name, split) for name in names}
         model = model.to(accelerator.device)
         folder = None if out is None else Path(out)
-        return _evaluate(cfg, task, model, found, classes, accelerator, out=folder)
+        return _evaluate(cfg, task, model, found, split, classes, accelerator, out=folder)
 
 
 def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     begin = time.perf_counter()
+    cfg, missing = sets.available(cfg)
     task, accelerator = find_task(cfg), _start(cfg)
     task.check(cfg)
     saved = run_folder.claim(cfg, resume=resume, overwrite=overwrite)
     classes = sets.class_names(cfg, [*cfg.train_domains, *cfg.test_domains])
-    training = sets.training_set(cfg)
-    selection = {name: sets.build(cfg, name, "val") for name in cfg.train_domains}
+    with accelerator.main_process_first():
+        training = sets.training_set(cfg, _watch("labels read for class_uniform", accelerator))
+    selecting = [d for d in cfg.train_domains if "val" in data.splits(d, data.root_of(d, cfg.data))]
+    selection = {name: sets.build(cfg, name, "val") for name in selecting}
     tests = {name: sets.build(cfg, name, "test") for name in cfg.test_domains}
     _seed(cfg)
     state = State(cfg, len(classes), accelerator.device)
@@ -93,6 +100,10 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     facts = run_folder.environment(accelerator.device, accelerator.num_processes)
     run.write_env(facts)
     _announce(run, cfg, facts, state)
+    for name in missing:
+        run.print(f"{name} is left out: no --data {data.DOMAINS[name].data_key}=DIR")
+    if accelerator.num_processes > 1:
+        run.print("batch statistics are those of each process: its own batch_size images")
     size = sets.image_size(training)
     identity = {"task": cfg.task, "config": config.to_dict(cfg), "size": size}
     identity["classes"] = list(classes)
@@ -103,18 +114,19 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
             for name in names:
                 checkpoint.save(run.path / name, {**identity, **gated, **state.plain()})
 
-    def measure(found: dict[str, Dataset], **options: Any) -> Results:
+    def measure(found: dict[str, Dataset], split: str, **options: Any) -> Results:
         model = state.to_evaluate
-        return _evaluate(cfg, task, model, found, classes, accelerator, **options)
+        return _evaluate(cfg, task, model, found, split, classes, accelerator, **options)
 
     def evaluate_all() -> None:
         last = state.step == cfg.steps
-        value = measure(selection, stop=stop)
-        results = measure(tests, stop=stop, out=run.path if last and run.main else None)
+        value = measure(selection, "val", stop=stop)
+        results = measure(tests, "test", stop=stop, out=run.path if last and run.main else None)
         rows = [("val", value), ("test", results)]
         for split, found in rows:
             for domain, row in found.items():
                 head = {"kind": "eval", "step": state.step, "split": split, "domain": domain}
+                head["selection"] = "last of the fixed steps" if last else f"step {state.step}"
                 run.record({**head, "weights": "ema" if state.ema else "model", **row})
         table = {f"{d} ({split})": row for split, found in rows for d, row in found.items()}
         run.print(results_table(table, f"step {state.step}"))
@@ -122,17 +134,15 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
         if summary:
             run.print(summary)
         state.evaluated = state.step
-        score = float(np.mean([row[task.score] for row in value.values()]))
-        better = score > state.best
-        state.best = max(score, state.best)
-        save("last.pt", *(["best.pt"] if better else []))
+        save("last.pt", *_better(cfg, state, task.score, value, results))
         if run.main:
             pictures.save_curves(run.records(), task.score, run.path / "results.png")
 
     with StopRequest(run.console) as stop:
         try:
             if not saved:
-                measure({**selection, **tests}, batches=_CHECK_BATCHES, stop=stop)
+                measure(selection, "val", batches=_CHECK_BATCHES, stop=stop)
+                measure(tests, "test", batches=_CHECK_BATCHES, stop=stop)
                 run.print(f"data checked, first evaluation after {_since(begin)}")
                 save("last.pt")
             _steps(cfg, task, state, accelerator, training, run, stop, evaluate_all)
@@ -143,9 +153,35 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
             raise
     run.print(f"done in {_since(begin)}")
     run.print(f"folder      {run.path}")
-    run.print(f"checkpoint  {run.path / 'last.pt'} (best on source val: {run.path / 'best.pt'})")
+    best = f" (best on source val: {run.path / 'best.pt'})" if selection else ""
+    run.print(f"checkpoint  {run.path / 'last.pt'}{best}")
     run.print(f"pictures    {run.path / 'results.png'}, {run.path / 'overlays'}")
     return run.path
+
+
+def _better(cfg: Config, state: State, score: str, value: Results, results: Results) -> list[str]:
+    """Files of the checkpoints that this evaluation chooses; moves the best scores of `state`.
+
+    best.pt goes by the source's val split. With `oracle`, best_on_target.pt goes by the mean over
+    the test domains that are neither source nor stress: a bound, not a result.
+    """
+    names = []
+    away = [d for d in results if d not in cfg.train_domains and not data.DOMAINS[d].stress]
+    choices = [("best.pt", "best", list(value.values()))]
+    if cfg.oracle:
+        choices.append(("best_on_target.pt", "oracle", [results[d] for d in away]))
+    for name, key, rows in choices:
+        mean = float(np.mean([row[score] for row in rows])) if rows else -1.0
+        if mean > getattr(state, key):
+            setattr(state, key, mean)
+            names.append(name)
+    return names
+
+
+def _watch(text: str, accelerator: Accelerator) -> Callable[[range], Iterable[int]]:
+    """Progress of a first pass over a set, on the terminal of the main process."""
+    console = Console(stderr=True, quiet=not accelerator.is_main_process)
+    return lambda indices: track(indices, text, console=console, transient=True)
 
 
 def _steps(
@@ -183,8 +219,7 @@ def _steps(
                 _settle(cfg, state, pending, run)
                 stop.check()
             lr = learning_rate(cfg, state.step)
-            for group in state.optimizer.param_groups:
-                group["lr"] = lr
+            state.set_rate(lr)
             pending.append(_step(cfg, task, state, accelerator, forward, batches, model).detach())
             state.step += 1
             state.position += cfg.batch_size * cfg.grad_accum * world
@@ -258,6 +293,7 @@ def _evaluate(
     task: Task,
     model: nn.Module,
     found: Mapping[str, Dataset],
+    split: str,
     classes: Sequence[str],
     accelerator: Accelerator,
     *,
@@ -272,19 +308,20 @@ def _evaluate(
     overlays = (out or Path()) / "overlays"
     for domain, dataset in found.items():
         metric, shown = task.new_metric(classes), 0
-        loader = sets.loader(cfg, dataset, batch_size=task.EVALUATION_BATCH)
+        single = sets.evaluation_batch(task, dataset)
+        loader = sets.loader(cfg, dataset, batch_size=single)
         for index, batch in enumerate(accelerator.prepare_data_loader(loader)):
             if stop:
                 stop.check()
             if index == batches:
                 break
-            prediction = task.predict(model, batch["image"])
-            both = (prediction, batch["target"])
-            if task.EVALUATION_BATCH:  # sizes may differ between processes
-                for pair in accelerator.gather_for_metrics([both], use_gather_object=True):
-                    metric.update(*pair)
+            given = task.evaluate(model, batch, cfg)
+            prediction = given[0]
+            if single:  # sizes may differ between processes
+                for one in accelerator.gather_for_metrics([given], use_gather_object=True):
+                    metric.update(*one)
             else:
-                metric.update(*accelerator.gather_for_metrics(both))
+                metric.update(*accelerator.gather_for_metrics(given))
             wanted = min(_PICTURES_PER_DOMAIN - shown, len(prediction)) if out else 0
             for i in range(wanted):
                 picture = task.draw(
@@ -296,7 +333,8 @@ def _evaluate(
                 )
                 pictures.save_png(picture, overlays / f"{domain}_{shown}.png")
                 shown += 1
-        results[domain] = {"images": len(dataset), **metric.compute()}  # type: ignore[arg-type]
+        told = {**sets.facts(cfg, dataset, split), **task.facts(cfg)}
+        results[domain] = {"images": told["images"], **metric.compute(), "facts": told}
         if out and hasattr(metric, "confusion"):
             path = out / f"confusion_{domain}.png"
             pictures.save_confusion(metric.confusion, classes, domain, path)
@@ -329,7 +367,7 @@ def _announce(run: RunFolder, cfg: Config, facts: Mapping[str, Any], state: Stat
 
 
 def _start(cfg: Config) -> Accelerator:
-    """Set threads and device."""
+    """Set threads and device; ValueError for what this machine or these processes cannot do."""
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch sees no CUDA device: use device=cpu or auto")
     torch.set_num_threads(
@@ -337,7 +375,15 @@ def _start(cfg: Config) -> Accelerator:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of accelerate about launchers
-        return Accelerator(cpu=cfg.device == "cpu", mixed_precision="no")
+        accelerator = Accelerator(cpu=cfg.device == "cpu", mixed_precision="no")
+    if cfg.sync_norm and accelerator.num_processes > 1:
+        raise ValueError(
+            "sync_norm must be false under several processes, got true with "
+            f"{accelerator.num_processes}: the fused layers do not synchronize batch statistics "
+            "yet. Train in one process (grad_accum does not replace it), or pass sync_norm=false "
+            "for statistics of each process's own images"
+        )
+    return accelerator
 
 
 def _seed(cfg: Config) -> None:

@@ -1,5 +1,6 @@
 """What a person sees of a run: a bar on a terminal, lines elsewhere, a table per evaluation."""
 
+import re
 import resource
 import signal
 import sys
@@ -22,7 +23,6 @@ __all__ = [
     "StopRequest",
     "memory_mb",
     "results_table",
-    "shares_table",
 ]
 
 
@@ -117,7 +117,20 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Group
         classes = row.get("iou_pct", {}).values()
         shown = [as_text(key, row[key]) for key in scores]
         table.add_row(domain, *shown, *(as_text("iou_pct", value) for value in classes))
-    return Group(table, *notes(first))
+    told = [line for domain, row in results.items() if (line := _told(domain, row))]
+    return Group(table, *notes(first), *told)
+
+
+def _told(domain: str, row: Mapping[str, Any]) -> str:
+    """The facts of a row in one line, hashes shortened."""
+    facts = row.get("facts", {})
+    words = [f"{k.replace('_', ' ')} {_short(v)}" for k, v in facts.items() if v is not None]
+    return f"{domain}: {', '.join(words)}" if words else ""
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def shares_table(classes: Sequence[str], percent: Sequence[float]) -> Table:

@@ -21,7 +21,7 @@ from ibnvision.ops import kernel_report
 
 from . import checkpoint
 
-_HARMLESS = ("out", "name", "workers", "log_every")
+_HARMLESS = ("out", "name", "workers", "log_every", "scenes")
 _WIDTH = 140  # characters of a table where no terminal says otherwise
 _OURS = {"config.toml", "env.json", "metrics.jsonl", "log.txt"}
 

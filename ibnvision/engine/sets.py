@@ -1,26 +1,52 @@
 """Data sets of a run and the order in which training reads them."""
 
 import bisect
+import dataclasses
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from ibnvision import data
-from ibnvision.config import Config
+from ibnvision.config import Config, nearest
+from ibnvision.data.class_index import class_index, draw_centre, load_index, save_index
+from ibnvision.tasks import Task
 
 _DRAW = 1  # tells the chance of a drawn item from that of an augmented batch
+
+
+def available(cfg: Config) -> tuple[Config, list[str]]:
+    """`cfg` without the test domains that are read from a folder and were given none, and those.
+
+    Raises: KeyError for a key of `data` that names no domain and no family of domains.
+    """
+    keys = {*data.DOMAINS, *(row.data_key for row in data.DOMAINS.values() if row.data_key)}
+    for key in cfg.data:
+        if key not in keys:
+            raise KeyError(f"unknown data key {key!r}: {nearest(key, keys)}")
+    missing = [
+        name
+        for name in cfg.test_domains
+        if name in data.DOMAINS and data.DOMAINS[name].data_key and not data.root_of(name, cfg.data)
+    ]
+    kept = tuple(name for name in cfg.test_domains if name not in missing)
+    return dataclasses.replace(cfg, test_domains=kept), missing
 
 
 def build(cfg: Config, domain: str, split: str) -> Dataset:
     """A split of a domain as `cfg` asks for it; a set without images is a ValueError naming it."""
     root = data.root_of(domain, cfg.data)
     size = (cfg.size[0], cfg.size[1]) if cfg.size else None
-    dataset: Any = data.build_domain(domain, split, preset=cfg.preset, root=root, size=size)
+    dataset: Any = data.build_domain(
+        domain, split, preset=cfg.preset, root=root, size=size, protocol=cfg.protocol
+    )
     if len(dataset) == 0:
         raise ValueError(f"domain {domain!r} has no images in its {split} split (root {root})")
+    if cfg.scenes and hasattr(dataset, "keep"):
+        dataset.keep(cfg.scenes)
     return dataset
 
 
@@ -35,11 +61,26 @@ class DrawnSet(ConcatDataset):
     """Sets in a row whose items are drawn: an item is decided by (seed, position) alone.
 
     A set without `draw` gives its items as they are.
+
+    Args:
+        size: height and width of the crops.
+        options: further keyword arguments of `draw`.
+        indexes: for each set where its classes lie, as `data.class_index` gives it, or nothing.
+        share: of the crops that are drawn around a class instead, within the same set.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], size: tuple[int, int], seed: int) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        size: tuple[int, int],
+        seed: int,
+        options: dict[str, Any] | None = None,
+        indexes: Sequence[Any] = (),
+        share: float = 0.0,
+    ) -> None:
         super().__init__(datasets)
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.options = size, seed, options or {}
+        self.indexes, self.share = indexes, share
 
     def __getitem__(self, index: Any) -> Any:
         item, position = index
@@ -48,17 +89,63 @@ class DrawnSet(ConcatDataset):
         dataset: Any = self.datasets[part]
         if not hasattr(dataset, "draw"):
             return dataset[place]
-        return dataset.draw(place, step_generator(self.seed, position, _DRAW), self.size)
+        chance, options = step_generator(self.seed, position, _DRAW), dict(self.options)
+        if self.share and torch.rand((), generator=chance).item() < self.share:
+            place, options["centre"] = draw_centre(self.indexes[part], chance)
+        return dataset.draw(place, chance, self.size, **options)
 
 
-def training_set(cfg: Config) -> Dataset:
-    """The train splits of all source domains in a row; drawn where a set can `draw`."""
-    datasets = [build(cfg, domain, "train") for domain in cfg.train_domains]
-    if not any(hasattr(dataset, "draw") for dataset in datasets):
+def training_set(cfg: Config, watch: Callable[[range], Iterable[int]] = iter) -> Dataset:
+    """The train splits of all source domains in a row; drawn where a set can `draw`.
+
+    watch: is handed the indices of the pictures whose labels are read for `class_uniform`, to show
+    progress; what was found is kept in <out>/class_index.
+
+    Raises: ValueError where `scale` or `class_uniform` is set for sets whose pictures are no crops.
+    """
+    datasets: list[Any] = [build(cfg, domain, "train") for domain in cfg.train_domains]
+    drawn = [hasattr(dataset, "draw") for dataset in datasets]
+    if (cfg.scale or cfg.class_uniform) and not all(hasattr(d, "protocol") for d in datasets):
+        raise ValueError(
+            "scale and class_uniform must be left out where training reads no crops of labelled "
+            f"pictures on disk, got scale={list(cfg.scale)}, class_uniform={cfg.class_uniform} for "
+            f"{', '.join(cfg.train_domains)}"
+        )
+    if not any(drawn):
         return ConcatDataset(datasets)
     preset = data.PRESETS[cfg.preset]
     size = (cfg.size[0], cfg.size[1]) if cfg.size else (preset.height, preset.width)
-    return DrawnSet(datasets, size, cfg.seed)
+    options = {"scale": (cfg.scale[0], cfg.scale[1])} if cfg.scale else {}
+    found = [_class_index(cfg, d, watch) for d in datasets] if cfg.class_uniform else []
+    return DrawnSet(datasets, size, cfg.seed, options, found, cfg.class_uniform)
+
+
+def _class_index(cfg: Config, dataset: Any, watch: Callable[[range], Iterable[int]]) -> Any:
+    """Where the classes of a set lie, read once and kept."""
+    name, count = (
+        dataset.fingerprint(),
+        len(data.classes(dataset.domain, data.root_of(dataset.domain, cfg.data))),
+    )
+    path = Path(cfg.out) / "class_index" / f"{dataset.domain}_{name[:16]}.npz"
+    if path.is_file():
+        return load_index(path, name)
+    found = class_index(dataset, count, watch=watch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_index(path, found, name)
+    return found
+
+
+def evaluation_batch(task: Task, dataset: Any) -> int:
+    """Images per forward pass of an evaluation, 0: the config's batch_size; see `tasks.Task`."""
+    return 1 if hasattr(dataset, "protocol") else task.EVALUATION_BATCH
+
+
+def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
+    """What is stored beside every number of an evaluated set, as plain values."""
+    if hasattr(dataset, "facts"):
+        return dataset.facts()
+    digest = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None
+    return {"split": split, "images": len(dataset), "files_sha256": digest}
 
 
 def image_size(training: Dataset) -> list[int]:
@@ -73,7 +160,7 @@ def class_names(cfg: Config, domains: Sequence[str]) -> tuple[str, ...]:
     Raises: KeyError for an unknown domain; ValueError for one of another task than `cfg.task`, or
     where the lists differ.
     """
-    lists = {domain: data.classes(domain) for domain in domains}
+    lists = {domain: data.classes(domain, data.root_of(domain, cfg.data)) for domain in domains}
     first = lists[domains[0]]
     for domain, found in lists.items():
         task = data.DOMAINS[domain].task

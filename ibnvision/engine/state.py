@@ -42,15 +42,38 @@ def learning_rate(cfg: Config, step: int) -> float:
     return cfg.lr * rising * falling
 
 
+def parameter_groups(model: nn.Module, cfg: Config) -> list[dict[str, Any]]:
+    """Parameters with their factor of the learning rate; ValueError for a model without backbone.
+
+    A backbone is a child module `backbone`, wherever it stands.
+    """
+    parameters = list(model.parameters())
+    if cfg.backbone_lr == 1:
+        return [{"params": parameters, "factor": 1.0}]
+    inner = [m for name, m in model.named_modules() if name.rpartition(".")[2] == "backbone"]
+    if not inner:
+        raise ValueError(
+            f"backbone_lr must be 1 for a model without backbone, got {cfg.backbone_lr} for "
+            f"{cfg.model}"
+        )
+    slow = {id(p): p for p in inner[0].parameters()}
+    rest = [p for p in parameters if id(p) not in slow]
+    return [
+        {"params": list(slow.values()), "factor": cfg.backbone_lr},
+        {"params": rest, "factor": 1.0},
+    ]
+
+
 class State:
     """All that a checkpoint holds: everything that the next step depends on."""
 
     def __init__(self, cfg: Config, num_classes: int, device: torch.device) -> None:
         layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
         self.model = build_model(cfg, num_classes).to(device).to(memory_format=layout)
+        groups = parameter_groups(self.model, cfg)
         if cfg.optimizer == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                self.model.parameters(),
+                groups,
                 lr=cfg.lr,
                 momentum=cfg.momentum,
                 nesterov=cfg.nesterov and cfg.momentum > 0,
@@ -58,15 +81,21 @@ class State:
             )
         else:
             kind = torch.optim.Adam if cfg.optimizer == "adam" else torch.optim.AdamW
-            self.optimizer = kind(self.model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
+            self.optimizer = kind(groups, lr=cfg.lr, weight_decay=cfg.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
         average = get_ema_multi_avg_fn(cfg.ema)
         self.ema = AveragedModel(self.model, multi_avg_fn=average) if cfg.ema else None
         self.step = 0  # optimizer steps done
         self.position = 0  # training samples read
         self.evaluated = 0  # the last step that was evaluated
-        self.best = -1.0
+        self.best = -1.0  # score on the source's val split
+        self.oracle = -1.0  # score on the test domains
         self.losses: list[float] = []  # since the last log line
+
+    def set_rate(self, lr: float) -> None:
+        """The learning rate of the next step; groups keep their factor of it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("factor", 1.0)  # runs of old have none
 
     @property
     def to_evaluate(self) -> nn.Module:
@@ -86,6 +115,7 @@ class State:
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
+            "oracle": self.oracle,
             "losses": self.losses,
             "rng": checkpoint.random_state(),
         }
@@ -99,5 +129,6 @@ class State:
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.position = saved["step"], saved["sampler"]["position"]
         self.evaluated, self.best = saved["evaluated"], saved["best"]
+        self.oracle = saved.get("oracle", -1.0)  # younger than some runs
         self.losses = list(saved["losses"])
         checkpoint.restore_random_state(saved["rng"])

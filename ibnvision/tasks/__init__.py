@@ -22,7 +22,8 @@ class Task(Protocol):
     """The functions that the engine calls; images are float RGB in [0, 1] throughout."""
 
     score: str  # the key of the metric's result that is compared; larger is better
-    EVALUATION_BATCH: int  # images per forward pass of an evaluation; 0: the config's batch_size
+    EVALUATION_BATCH: int  # images per forward pass of an evaluation; 0: the config's batch_size,
+    # and 1 for data sets with a `protocol`, whose images differ in size
 
     def check(self, cfg: Any) -> None:
         """Refuse a config that this task cannot train, before anything is written."""
@@ -49,7 +50,15 @@ class Task(Protocol):
         ...
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What the metric and the pictures take."""
+        """What pictures take."""
+        ...
+
+    def evaluate(self, model: nn.Module, batch: Batch, cfg: Any) -> tuple[Tensor, ...]:
+        """What the metric's update takes under the protocol of `cfg`; first what pictures take."""
+        ...
+
+    def facts(self, cfg: Any) -> dict[str, Any]:
+        """What `evaluate` does with an image, as plain values to store beside the numbers."""
         ...
 
     def new_metric(self, classes: Sequence[str]) -> Metric:

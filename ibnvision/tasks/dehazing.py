@@ -99,6 +99,16 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     return model.restore(images).clamp(0, 1)  # type: ignore[operator]
 
 
+def evaluate(model: nn.Module, batch: dict[str, Any], cfg: Any) -> tuple[Tensor, Tensor]:
+    """The clear images of a batch and their targets; there is one protocol, whole images."""
+    return predict(model, batch["image"]), batch["target"]
+
+
+def facts(cfg: Any) -> dict[str, Any]:
+    """Nothing to tell: the rules of the scores are those of `metrics.PROTOCOLS`."""
+    return {}
+
+
 def new_metric(classes: Sequence[str]) -> RestorationMetric:
     """PSNR and SSIM under their named protocols."""
     return RestorationMetric()

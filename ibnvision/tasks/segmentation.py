@@ -5,39 +5,43 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
-from torchvision import tv_tensors
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transform
 from torchvision.utils import draw_segmentation_masks
 
+from ibnvision.data.names import known
+from ibnvision.methods.whitening import InstanceWhitening
 from ibnvision.metrics import IGNORE, SegmentationMetric
 
 from .panels import enlarge, in_a_row, labelled, to_bytes
+from .segmentation_augment import AUGMENTS
+from .segmentation_augment import augment as augment  # one of the functions of a task
+from .segmentation_network import Normalized
 
 score = "miou_pct"
 EVALUATION_BATCH = 0
-ZOOM = 4.0  # at most, of augment "zoom"
+WINDOWS = {"native": None, "half": (512, 341)}  # protocol -> side and stride of sliding windows
+_LOSS_ARGS = {"auxiliary": 0.4, "whitening": 0.6}  # weights, as published for RobustNet
+_WHITENING = ("kind", "begin", "collect", "clusters")
 
 
 def check(cfg: Any) -> None:
-    """ValueError for a key of `loss_args`: this task has none."""
-    if cfg.loss_args:
-        raise ValueError(f"loss_args must be empty in segmentation, got {sorted(cfg.loss_args)}")
+    """Refuse what this task cannot train.
 
-
-class Normalized(nn.Module):
-    """A network behind the normalization of its input, so that a checkpoint knows it."""
-
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network((images - self.mean) / self.std)
+    Raises: KeyError for an unknown key of `loss_args` or part of `augment`; TypeError and
+    ValueError for their values.
+    """
+    parts = cfg.augment.split("+")
+    for part in parts:
+        known("augment", part, AUGMENTS)
+    if "none" in parts and len(parts) > 1:
+        raise ValueError(f"augment must name none alone, got {cfg.augment!r}")
+    for key, value in cfg.loss_args.items():
+        known("loss_args key", key, _LOSS_ARGS)
+        if type(value) not in (int, float):
+            raise TypeError(f"loss_args.{key} must be a number, got {value!r}")
+        if not value >= 0:
+            raise ValueError(f"loss_args.{key} must be at least 0, got {value!r}")
 
 
 def build_model(
@@ -46,63 +50,54 @@ def build_model(
     num_classes: int,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
+    whitening: dict[str, Any] | None = None,
     **args: Any,
 ) -> nn.Module:
     """A segmenter on a timm backbone: images [N, 3, H, W] in [0, 1] to logits [N, K, H, W].
 
-    `args` go to `ibnvision.models.create_segmenter`; unknown names are its errors.
+    `args` go to `ibnvision.models.create_segmenter`; unknown names are its errors. whitening: a
+    loss on instance covariances, {kind = "irw" or "isw", begin, collect, clusters} as in
+    `methods.whitening.InstanceWhitening`; it sets norm="whiten".
+
+    Raises: KeyError for an unknown key or kind of whitening; ValueError for another norm beside it.
     """
     from ibnvision.models import create_segmenter
 
-    return Normalized(create_segmenter(name, num_classes, **args), mean, std)
-
-
-def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str, Any]:
-    """Change a batch of {image [N, 3, H, W], target [N, H, W]}, each image by its own draw.
-
-    "none": nothing. "flip": horizontal, one in two. "jitter": flip, then strong colour jitter,
-    image * channel gain in [0.4, 1.6] * gain in [0.5, 1.3] + offset in [-0.15, 0.15], cut to [0,
-    1]. "zoom": flip, then for one in two a part as high and wide as 1 / z of the image, in its
-    place, z in [1, ZOOM] with equal chance for equal ratios. `generator` lives on the CPU; all
-    kinds draw the same numbers first, so that rows of a comparison see the same flips.
-    """
-    image, target = batch["image"], batch["target"]
-    count = len(image)
-    chance = torch.rand(count, 6, generator=generator).to(image.device)
-    if mode == "none":
-        return batch
-    flip = chance[:, 0] < 0.5
-    image, target = image.clone(), target.clone()
-    image[flip] = transform.horizontal_flip(tv_tensors.Image(image[flip])).as_subclass(Tensor)
-    target[flip] = transform.horizontal_flip(tv_tensors.Mask(target[flip])).as_subclass(Tensor)
-    if mode == "jitter":
-        gain = (0.4 + 1.2 * chance[:, 1:4]) * (0.5 + 0.8 * chance[:, 4:5])
-        offset = 0.3 * chance[:, 5] - 0.15
-        image = image * gain.view(count, 3, 1, 1) + offset.view(count, 1, 1, 1)
-        image = image.clamp(0, 1)
-    if mode == "zoom":
-        for i, draw in enumerate(torch.rand(count, 4, generator=generator).tolist()):
-            if draw[0] < 0.5:
-                image[i], target[i] = _part(image[i], target[i], *draw[1:])
-    return batch | {"image": image, "target": target}
-
-
-def _part(
-    image: Tensor, target: Tensor, zoom: float, top: float, left: float
-) -> tuple[Tensor, Tensor]:
-    """A part of image [3, H, W] and target [H, W] at their size; the draws lie in [0, 1)."""
-    sides = image.shape[1:]
-    h, w = (max(1, round(side / ZOOM**zoom)) for side in sides)
-    y, x = int(top * (sides[0] - h + 1)), int(left * (sides[1] - w + 1))
-    part, labels = image[None, :, y : y + h, x : x + w], target[None, None, y : y + h, x : x + w]
-    larger = F.interpolate(part, sides, mode="bilinear", align_corners=False)
-    return larger[0], F.interpolate(labels.double(), sides, mode="nearest")[0, 0].to(target.dtype)
+    if whitening is None:
+        return Normalized(create_segmenter(name, num_classes, **args), mean, std)
+    for key in whitening:
+        known("model_args.whitening key", key, _WHITENING)
+    options = dict(whitening)
+    kind = known("model_args.whitening.kind", options.pop("kind", "isw"), ("irw", "isw"))
+    if args.setdefault("norm", "whiten") != "whiten":
+        raise ValueError(
+            f"model_args.norm must be left out beside model_args.whitening, got {args['norm']!r}"
+        )
+    network = create_segmenter(name, num_classes, **args)
+    loss = InstanceWhitening(network.whitened_channels, selective=kind == "isw", **options)
+    return Normalized(network, mean, std, loss)
 
 
 def compute_loss(model: nn.Module, batch: dict[str, Any], cfg: Any) -> Tensor:
-    """Mean cross entropy over the labelled pixels, in float32; 0 where a batch has none."""
-    logits, target = model(batch["image"]).float(), batch["target"]
-    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    """Mean cross entropy over the labelled pixels, in float32; 0 where a batch has none.
+
+    Plus `loss_args.auxiliary` (0.4) times that of the auxiliary head and `loss_args.whitening`
+    (0.6) times the whitening loss, where the model has them.
+    """
+    out, target = model(batch["image"]), batch["target"]
+    if isinstance(out, Tensor):
+        return _cross_entropy(out, target)
+    weights = _LOSS_ARGS | cfg.loss_args
+    loss = _cross_entropy(out["out"], target)
+    if "aux" in out:
+        loss = loss + weights["auxiliary"] * _cross_entropy(out["aux"], target)
+    if "whitening" in out:
+        loss = loss + weights["whitening"] * out["whitening"]
+    return loss
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    total = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="sum")
     return total / (target != IGNORE).sum().clamp(min=1)
 
 
@@ -111,8 +106,60 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     return model(images).argmax(1)
 
 
+def evaluate(model: nn.Module, batch: dict[str, Any], cfg: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Class ids and targets, int64 [N, H, W], and the probability of those ids, float [N, H, W].
+
+    The scores of `cfg.protocol` (native: the whole image at once; half: windows of 512 pixels with
+    stride 341, averaged) are brought to the size of the target, bilinearly. With several
+    `cfg.eval_scales`, or `cfg.eval_flip`, probabilities are averaged over the resized and mirrored
+    images.
+    """
+    images, target = batch["image"], batch["target"]
+    size = tuple(target.shape[1:])
+    views = [
+        (s, m) for s in cfg.eval_scales for m in ((False, True) if cfg.eval_flip else (False,))
+    ]
+    total: Any = 0
+    for scale, mirrored in views:
+        view = _rescaled(images, scale)
+        scores = _scores(model, view.flip(-1) if mirrored else view, WINDOWS[cfg.protocol])
+        scores = scores.flip(-1) if mirrored else scores
+        if tuple(scores.shape[2:]) != size:
+            scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+        total = total + scores.softmax(1)
+    confidence, ids = (total / len(views)).max(1)
+    return ids, target, confidence
+
+
+def facts(cfg: Any) -> dict[str, Any]:
+    """Protocol, windows, sizes and mirroring of `evaluate`."""
+    window = WINDOWS[cfg.protocol]
+    return {
+        "protocol": cfg.protocol,
+        "windows": f"{window[0]} px, stride {window[1]}" if window else "whole image",
+        "eval_scales": list(cfg.eval_scales),
+        "eval_flip": cfg.eval_flip,
+    }
+
+
+def _rescaled(images: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return images
+    size = [max(1, round(side * scale)) for side in images.shape[2:]]
+    return transform.resize(images, size, antialias=True)
+
+
+def _scores(model: nn.Module, images: Tensor, window: tuple[int, int] | None) -> Tensor:
+    if window is None:
+        return model(images).float()
+    from ibnvision.models.windows import slide
+
+    side, stride = window
+    return slide(model, images, window=(side, side), stride=(stride, stride))
+
+
 def new_metric(classes: Sequence[str]) -> SegmentationMetric:
-    """Per-class IoU, mean IoU and pixel accuracy over a set."""
+    """Per-class IoU, mean IoU, pixel accuracy and calibration over a set."""
     return SegmentationMetric(classes)
 
 
@@ -126,9 +173,12 @@ def draw(
 ) -> Tensor:
     """Input, target if any, and prediction side by side above a legend: uint8 [3, h, w].
 
-    image: float [3, H, W] in [0, 1]; target, prediction: class ids [H, W]; palette: uint8, at least
-    K rows of 3. Small images are enlarged by a whole factor.
+    image: float [3, H, W] in [0, 1], brought to the size of the prediction; target, prediction:
+    class ids [H, W]; palette: uint8, at least K rows of 3. Small images are enlarged by a whole
+    factor.
     """
+    if image.shape[1:] != prediction.shape:
+        image = transform.resize(image, list(prediction.shape), antialias=True)
     picture = enlarge(to_bytes(image))
     colours = [tuple(row) for row in palette[: len(classes)].tolist()]
 

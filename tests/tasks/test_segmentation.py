@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms.v2.functional import resize
 
 from ibnvision.tasks import TASKS, segmentation
 
@@ -18,72 +19,8 @@ def batch(count=64, height=3, width=5):
     return {"image": image, "target": target, "domain": ["d"] * count}
 
 
-def seeded():
-    return torch.Generator().manual_seed(7)
-
-
 def test_the_task_is_listed():
     assert TASKS["segmentation"] is segmentation
-
-
-def test_flip_turns_about_half_of_the_images_with_their_targets():
-    old = batch()
-    new = segmentation.augment(old, "flip", seeded())
-    turned = [
-        bool((a == b.flip(-1)).all()) for a, b in zip(new["image"], old["image"], strict=True)
-    ]
-    assert 20 < sum(turned) < 44
-    for i, flip in enumerate(turned):
-        image, target = old["image"][i], old["target"][i]
-        assert torch.equal(new["image"][i], image.flip(-1) if flip else image)
-        assert torch.equal(new["target"][i], target.flip(-1) if flip else target)
-    assert torch.equal(old["image"], batch()["image"])  # the given batch is untouched
-
-
-def test_jitter_sees_the_same_flips_and_changes_each_image_by_one_gain_and_offset_per_channel():
-    old = batch()
-    old["image"] = 0.3 + 0.1 * old["image"]  # far from the cut at 0 and 1
-    flipped = segmentation.augment(old, "flip", seeded())
-    new = segmentation.augment(old, "jitter", seeded())
-    assert torch.equal(new["target"], flipped["target"])
-    x, y = flipped["image"].flatten(2), new["image"].flatten(2)
-    gain = (y.amax(2) - y.amin(2)) / (x.amax(2) - x.amin(2))
-    offset = y.amin(2) - gain * x.amin(2)
-    uncut = (y.amin(2) > 0) & (y.amax(2) < 1)
-    assert uncut.float().mean() > 0.7
-    assert 0.4 * 0.5 - 1e-3 < gain[uncut].min() and gain[uncut].max() < 1.6 * 1.3 + 1e-3
-    assert gain[uncut].std() > 0.2
-    assert offset[uncut].abs().max() < 0.15 + 1e-3
-    assert new["image"].amin() >= 0 and new["image"].amax() <= 1
-
-
-def test_zoom_sees_the_same_flips_and_enlarges_parts_of_about_half():
-    old = batch()
-    old["image"][:, 0] = old["target"] / 10  # what shows a pixel's label in the image too
-    flipped = segmentation.augment(old, "flip", seeded())
-    new = segmentation.augment(old, "zoom", seeded())
-    same = [bool(torch.equal(a, b)) for a, b in zip(new["image"], flipped["image"], strict=True)]
-    assert 20 < sum(same) < 44
-    assert new["target"].dtype == old["target"].dtype
-    for i, kept in enumerate(same):
-        assert set(new["target"][i].unique().tolist()) <= set(old["target"][i].unique().tolist())
-        if kept:
-            assert torch.equal(new["target"][i], flipped["target"][i])
-
-
-def test_a_part_is_the_one_drawn_at_the_size_of_the_whole():
-    image = torch.arange(64.0).view(1, 8, 8).expand(3, 8, 8)
-    target = torch.arange(64).view(8, 8)
-    part, labels = segmentation._part(image, target, 0.5, 0.999, 0.0)  # zoom 2, lowest, leftmost
-    assert torch.equal(labels, target[4:, :4].repeat_interleave(2, 0).repeat_interleave(2, 1))
-    assert part.shape == image.shape and part.min() == 32 and part.max() == 59
-    assert torch.equal(segmentation._part(image, target, 0.0, 0.5, 0.5)[1], target)
-
-
-def test_no_augmentation_and_the_same_source_of_chance():
-    assert torch.equal(segmentation.augment(batch(), "none", seeded())["image"], batch()["image"])
-    one, two = (segmentation.augment(batch(), "jitter", seeded())["image"] for _ in range(2))
-    assert torch.equal(one, two)
 
 
 def test_loss_is_the_mean_over_labelled_pixels():
@@ -105,6 +42,93 @@ def test_the_model_normalizes_its_input():
     )
     torch.testing.assert_close(model(image), expected)
     assert torch.equal(segmentation.predict(model, image), expected.argmax(1))
+
+
+class Parts(nn.Module):
+    """Gives what a segmenter with an auxiliary head and whitening gives in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        out = {"out": self.conv(x), "aux": 2 * self.conv(x), "whitening": x.mean()}
+        return out if self.training else out["out"]
+
+
+def test_loss_adds_the_auxiliary_head_and_the_whitening():
+    given, model = batch(2), Parts()
+    main, other = (F.cross_entropy(k * model.conv(given["image"]), given["target"]) for k in (1, 2))
+    mean = given["image"].mean()
+    loss = segmentation.compute_loss(model, given, SimpleNamespace(loss_args={}))
+    torch.testing.assert_close(loss, main + 0.4 * other + 0.6 * mean)
+    args = SimpleNamespace(loss_args={"auxiliary": 0, "whitening": 2.5})
+    loss = segmentation.compute_loss(model, given, args)
+    torch.testing.assert_close(loss, main + 2.5 * mean)
+
+
+def settings(**changes):
+    return SimpleNamespace(
+        **({"protocol": "native", "eval_scales": (1.0,), "eval_flip": False} | changes)
+    )
+
+
+def test_scores_are_brought_to_the_size_of_the_target():
+    model, given = nn.Conv2d(3, 3, 3, padding=1), batch(2, 6, 10)
+    given["image"] = F.interpolate(given["image"], (3, 5), mode="area")
+    ids, target, confidence = segmentation.evaluate(model, given, settings())
+    logits = F.interpolate(model(given["image"]), (6, 10), mode="bilinear", align_corners=False)
+    assert torch.equal(ids, logits.argmax(1)) and target is given["target"]
+    torch.testing.assert_close(confidence, logits.softmax(1).amax(1))
+
+
+def test_probabilities_are_averaged_over_sizes_and_mirrors():
+    model, given = nn.Conv2d(3, 3, 3, padding=1), batch(2, 8, 12)
+    image = given["image"]
+    total = 0
+    for size in ((8, 12), (4, 6)):
+        smooth = image if size == (8, 12) else resize(image, list(size), antialias=True)
+        for turn in (lambda z: z, lambda z: z.flip(-1)):
+            logits = F.interpolate(turn(model(turn(smooth))), (8, 12), mode="bilinear")
+            total = total + logits.softmax(1) / 4
+    cfg = settings(eval_scales=(1.0, 0.5), eval_flip=True)
+    ids, _, confidence = segmentation.evaluate(model, given, cfg)
+    torch.testing.assert_close(confidence, total.amax(1))
+    assert (ids == total.argmax(1)).float().mean() > 0.99  # ties by rounding
+
+
+def test_the_half_protocol_slides_windows(monkeypatch):
+    seen = []
+
+    class Watched(nn.Conv2d):
+        def forward(self, x):
+            seen.append(tuple(x.shape[2:]))
+            return super().forward(x)
+
+    monkeypatch.setitem(segmentation.WINDOWS, "half", (8, 5))
+    model, given = Watched(3, 3, 1), batch(1, 8, 18)
+    slid = segmentation.evaluate(model, given, settings(protocol="half"))
+    assert seen == 3 * [(8, 8)]
+    whole = segmentation.evaluate(model, given, settings())
+    assert torch.equal(slid[0], whole[0])  # a 1x1 convolution sees no window
+    told = segmentation.facts(settings(protocol="half"))
+    assert told["windows"] == "8 px, stride 5" and told["protocol"] == "half"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"augment": "flip+photometri"}, KeyError, "did you mean 'photometric'"),
+        ({"augment": "none+flip"}, ValueError, "augment must name none alone, got 'none.flip'"),
+        ({"loss_args": {"auxilary": 1}}, KeyError, "did you mean 'auxiliary'"),
+        ({"loss_args": {"auxiliary": -1}}, ValueError, "must be at least 0, got -1"),
+        ({"loss_args": {"whitening": "1"}}, TypeError, "must be a number, got '1'"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(changes, error, message):
+    cfg = SimpleNamespace(**({"augment": "flip", "loss_args": {}} | changes))
+    with pytest.raises(error, match=message):
+        segmentation.check(cfg)
 
 
 @pytest.mark.parametrize("known", [True, False])
