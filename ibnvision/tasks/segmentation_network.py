@@ -44,8 +44,11 @@ class Normalized(nn.Module):
 
     @torch.no_grad()
     def _copies(self, images: Tensor) -> list[Tensor]:
-        """The whitened maps of a strong photometric copy; moves the batch statistics as well."""
+        """The whitened maps of a strong photometric copy, which moves no batch statistics."""
         seed = int(torch.randint(2**62, ()))  # of the global generator, which checkpoints hold
-        generator = torch.Generator().manual_seed(seed)
-        copy = photometric(images, generator, **STRONG)
-        return self.network((copy - self.mean) / self.std)["whiten"]
+        copy = photometric(images, torch.Generator().manual_seed(seed), **STRONG)
+        self.network.eval()
+        try:
+            return self.network.standardized_maps((copy - self.mean) / self.std)  # type: ignore[operator]
+        finally:
+            self.network.train()
