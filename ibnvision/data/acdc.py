@@ -61,7 +61,7 @@ def build(
         files,
         partial(decode, label_map=LABEL_MAPS["cityscapes_ids"]),
         home=Path(os.path.commonpath(homes)),
-        label_map="cityscapes",
+        label_map="cityscapes_ids",
         split=words,
         protocol=protocol,
         limit=limit,

@@ -55,7 +55,7 @@ def build(
         label_pairs(place, names),
         partial(decode, label_map=LABEL_MAPS["train_ids"]),
         home=place.home,
-        label_map="cityscapes",
+        label_map="train_ids",
         split=words,
         kind="bdd100k",
         protocol=protocol,

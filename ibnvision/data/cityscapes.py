@@ -71,7 +71,7 @@ def build(
         label_pairs(place, names, end=end),
         partial(decode, label_map=LABEL_MAPS["cityscapes_ids"]),
         home=place.home,
-        label_map="cityscapes",
+        label_map="cityscapes_ids",
         split=words,
         kind="cityscapes",
         protocol=protocol,

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .opencv import cv2
+
 _KEYS = ("image", "y", "x", "start")
 
 
@@ -57,19 +59,17 @@ def centroids(label: np.ndarray, classes: int, tile: int) -> Iterator[tuple[int,
     """(class, y, x) of each class in each tile of a label uint8 [H, W], rounded down."""
     for top in range(0, label.shape[0], tile):
         for left in range(0, label.shape[1], tile):
-            part = label[top : top + tile, left : left + tile].astype(np.int64)
-            height, width = part.shape
-            in_rows = _counts(part * height + np.arange(height)[:, None], height)[:classes]
-            in_columns = _counts(part * width + np.arange(width), width)[:classes]
-            sizes = in_rows.sum(1)
-            for c in np.flatnonzero(sizes):
-                y = int(in_rows[c] @ np.arange(height)) // int(sizes[c])
-                x = int(in_columns[c] @ np.arange(width)) // int(sizes[c])
-                yield int(c), top + y, left + x
+            part = np.ascontiguousarray(label[top : top + tile, left : left + tile])
+            present = np.bincount(part.ravel(), minlength=classes)[:classes]
+            for c in np.flatnonzero(present):
+                mask = (part == c).view(np.uint8)
+                yield int(c), top + _mean(mask, 1), left + _mean(mask, 0)
 
 
-def _counts(keys: np.ndarray, length: int) -> np.ndarray:
-    return np.bincount(keys.ravel(), minlength=256 * length).reshape(256, length)
+def _mean(mask: np.ndarray, axis: int) -> int:
+    """Mean row (axis 1) or column (axis 0) of the pixels that are not 0, rounded down."""
+    sums = cv2.reduce(mask, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
+    return int(sums @ np.arange(len(sums))) // int(sums.sum())
 
 
 def save_index(path: str | Path, index: Mapping[str, np.ndarray], fingerprint: str) -> None:

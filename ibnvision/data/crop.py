@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from .names import IGNORED
-from .resize import resize, resize_label
+from .resize import resize_label_part, resize_part
 
 PADDING = (124, 116, 104)  # mean colour of ImageNet: close to 0 after normalization
 
@@ -38,35 +38,32 @@ def draw_crop(
     share = float(torch.rand((), generator=generator, dtype=torch.float64))
     factor = scale[0] + (scale[1] - scale[0]) * share
     scaled = (max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
-    image, label = resize(image, scaled, "bilinear antialiased"), resize_label(label, scaled)
-    start = [
-        _start(scaled[i], size[i], None if centre is None else centre[i] / shape[i], generator)
-        for i in (0, 1)
+    point = centre and [(2 * centre[i] + 1) * scaled[i] // (2 * shape[i]) for i in (0, 1)]
+    spans = [
+        _span(scaled[i], size[i], None if point is None else point[i], generator) for i in (0, 1)
     ]
-    return _cut(image, start, size, PADDING), _cut(label, start, size, IGNORED)
+    part = np.empty((*size, 3), np.uint8)
+    part[:] = PADDING
+    target = np.full(size, IGNORED, np.uint8)
+    place = tuple(
+        slice(max(-start, 0), max(-start, 0) + stop - max(start, 0)) for start, stop in spans
+    )
+    rows, columns = (range(max(start, 0), stop) for start, stop in spans)
+    part[place] = resize_part(image, scaled, rows, columns)
+    target[place] = resize_label_part(label, scaled, rows, columns)
+    return part, target
 
 
-def _start(length: int, wanted: int, point: float | None, generator: torch.Generator) -> int:
-    """First row or column of the part; below 0 where the picture is smaller than the part.
+def _span(
+    length: int, wanted: int, point: int | None, generator: torch.Generator
+) -> tuple[int, int]:
+    """(first, end) of the part in rows or columns of the picture; first is below 0 where the
+    picture is smaller than the part, end never beyond the picture.
 
     point: what the part must contain, as a share of the length.
     """
     low, high = min(0, length - wanted), max(0, length - wanted)
     if point is not None:
-        pixel = min(int(point * length), length - 1)
-        low, high = max(low, pixel - wanted + 1), min(high, pixel)
-    return low + int(torch.randint(high - low + 1, (), generator=generator))
-
-
-def _cut(
-    picture: np.ndarray, start: list[int], size: tuple[int, int], fill: int | tuple[int, ...]
-) -> np.ndarray:
-    part = np.empty((*size, *picture.shape[2:]), picture.dtype)
-    part[:] = fill
-    inside = [
-        (max(start[i], 0), min(start[i] + size[i], picture.shape[i]), max(-start[i], 0))
-        for i in (0, 1)
-    ]
-    (top, bottom, y), (left, right, x) = inside
-    part[y : y + bottom - top, x : x + right - left] = picture[top:bottom, left:right]
-    return part
+        low, high = max(low, point - wanted + 1), min(high, point)
+    start = low + int(torch.randint(high - low + 1, (), generator=generator))
+    return start, min(start + wanted, length)

@@ -62,7 +62,7 @@ def build(
         files,
         decode_gtav,
         home=home,
-        label_map="cityscapes",
+        label_map="gtav_ids",
         split=words,
         protocol=protocol,
         limit=limit,
@@ -88,7 +88,10 @@ def _official(root: str | Path, split: str) -> tuple[Path, list[Pair], str]:
         )
     wanted = _split_ids(files[0], split)
     pairs = [pair for pair in _pairs(place, deep=False) if _number(pair) in wanted]
-    return place.home, pairs, f"{split} of the official split, split.mat"
+    words = f"{split} of the official split, split.mat"
+    if len(pairs) < len(wanted):
+        words += f" ({len(pairs)} of its {len(wanted)} images are there)"
+    return place.home, pairs, words
 
 
 def _all(root: str | Path, split: str) -> tuple[Path, list[Pair], str]:

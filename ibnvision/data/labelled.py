@@ -29,7 +29,8 @@ class Labelled(Dataset):
         decode: label file -> trainIds uint8 [H, W], 255 where ignored; raises ValueError for
             values that are none of the set's.
         home: the folder that holds the files; names are recorded relative to it.
-        label_map: the name under which the meaning of the labels is recorded.
+        label_map: the name under which the meaning of the labels is recorded, in LABEL_MAPS where
+            they are Cityscapes classes.
         split: which part of the set this is, in words.
         kind: row of a protocol, see `protocols.PROTOCOLS`.
         protocol: name in PROTOCOLS; it decides what `__getitem__` gives.

@@ -101,7 +101,11 @@ def find_labelled(
     found = search_labelled(root, folders, homes)
     if found is not None:
         return found
-    wanted = ", or ".join(f"{images}/ with {labels}/" for images, labels in folders)
+    images, labels = (list(dict.fromkeys(pair[i] for pair in folders)) for i in (0, 1))
+    if len(folders) == len(images) * len(labels):
+        wanted = f"{_any(images)} with {_any(labels)} beside it"
+    else:
+        wanted = ", or ".join(f"{image} with {label} beside it" for image, label in folders)
     where = f" in {_any(homes)}" if len(homes) > 1 else ""
     raise FileNotFoundError(
         f"no {title} in {str(root)!r}: looked for {wanted}, in any case{where}; "

@@ -35,24 +35,24 @@ def _whole(image: Picture, label: Picture) -> tuple[Picture, Picture]:
 
 
 def _cityscapes(image: Picture, label: Picture) -> tuple[Picture, Picture]:
-    return resize(image, (512, 1024), "bilinear"), label
+    return resize(image, (512, 1024), antialias=False), label
 
 
 def _halved(image: Picture, label: Picture) -> tuple[Picture, Picture]:
     half = (max(1, image.shape[0] // 2), max(1, image.shape[1] // 2))
-    return resize(image, half, "bilinear"), label
+    return resize(image, half, antialias=False), label
 
 
 def _halved_and_fitted(image: Picture, label: Picture) -> tuple[Picture, Picture]:
     half = (max(1, image.shape[0] // 2), max(1, image.shape[1] // 2))
-    image, label = resize(image, half, "bicubic antialiased"), resize_label(label, half)
-    return resize(image, fit(half, 512, 1024), "bilinear"), label
+    image, label = resize(image, half, antialias=True), resize_label(label, half)
+    return resize(image, fit(half, 512, 1024), antialias=False), label
 
 
 def _centre_square(image: Picture, label: Picture) -> tuple[Picture, Picture]:
     side = 1536
     size = (side, max(1, int(image.shape[1] / image.shape[0] * side)))
-    image, label = resize(image, size, "bicubic antialiased"), resize_label(label, size)
+    image, label = resize(image, size, antialias=True), resize_label(label, size)
     left = round((size[1] - side) / 2)
     if left >= 0:
         return image[:, left : left + side], label[:, left : left + side]

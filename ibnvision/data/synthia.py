@@ -66,7 +66,7 @@ def build(
         label_pairs(place, lambda stem: [f"{stem}_labelTrainIds.png", f"{stem}.png"]),
         decode_synthia,
         home=place.home,
-        label_map="cityscapes",
+        label_map="synthia_ids",
         split=words,
         protocol=protocol,
         limit=limit,

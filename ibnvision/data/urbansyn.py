@@ -46,7 +46,7 @@ def build(
         label_pairs(place, lambda stem: [f"ss_{stem.removeprefix('rgb_')}.png"]),
         partial(decode, label_map=LABEL_MAPS["urbansyn_ids"]),
         home=place.home,
-        label_map="cityscapes",
+        label_map="urbansyn_ids",
         split="all images (there is no official split)",
         protocol=protocol,
         limit=limit,

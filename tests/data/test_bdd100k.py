@@ -25,7 +25,7 @@ def test_half_protocol_leaves_its_size(tmp_path):
 def test_wrong_folders_and_labels(tmp_path):
     bdd100k(tmp_path, "rein", splits=("train",))
     with pytest.raises(
-        FileNotFoundError, match=r"no BDD100K 10k \(val\).*images/10k/val/ with label"
+        FileNotFoundError, match=r"no BDD100K 10k \(val\).*{images/10k/val,images/val} with {label"
     ):
         build_domain("bdd100k", "test", root=tmp_path)
     data = build_domain("bdd100k", "train", root=tmp_path)

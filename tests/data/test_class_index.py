@@ -25,7 +25,9 @@ def labels():
     rng = np.random.default_rng(0)
     values = np.array([0, 1, 2, 4, 255], np.uint8)  # class 3 never occurs
     shapes = ((20, 33), (16, 16), (7, 40))
-    return Labels(*(values[rng.integers(0, 5, shape)] for shape in shapes), np.full((4, 4), 255))
+    return Labels(
+        *(values[rng.integers(0, 5, shape)] for shape in shapes), np.full((4, 4), 255, np.uint8)
+    )
 
 
 def brute_force(labels, classes, tile):
@@ -86,7 +88,7 @@ def test_draw_is_uniform_over_classes_that_occur_then_over_places():
     again = torch.Generator().manual_seed(5)
     assert draw_centre(index, again) == draw_centre(index, torch.Generator().manual_seed(5))
     with pytest.raises(ValueError, match="place of at least one class, got none"):
-        draw_centre(class_index(Labels(np.full((4, 4), 255)), 3), generator)
+        draw_centre(class_index(Labels(np.full((4, 4), 255, np.uint8)), 3), generator)
 
 
 def test_file_round_trip(labels, tmp_path):

@@ -64,6 +64,13 @@ def test_without_split_or_scipy(tmp_path, monkeypatch):
         build_domain("gtav", "train", root=tmp_path)
 
 
+def test_a_part_of_the_download_says_so(tmp_path):
+    gtav_flat(tmp_path, split_mat=".")
+    (tmp_path / "images" / "00002.png").unlink()
+    data = build_domain("gtav", "train", root=tmp_path)
+    assert numbers(data) == [1] and data.facts()["split"].endswith("(2 of its 3 images are there)")
+
+
 def test_another_split_mat(tmp_path):
     from scipy.io import savemat
 

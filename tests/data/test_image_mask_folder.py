@@ -38,7 +38,7 @@ def test_only_some_splits(tmp_path):
     image_mask_folder(tmp_path, ("train", "valid"))
     assert splits(NAME, tmp_path) == ("train", "val")
     assert len(build_domain(NAME, "val", root=tmp_path)) == 2
-    with pytest.raises(FileNotFoundError, match=r"\(test\).*looked for test/images/ with test/mas"):
+    with pytest.raises(FileNotFoundError, match=r"\(test\).*looked for test/images with test/mas"):
         build_domain(NAME, "test", root=tmp_path)
 
 

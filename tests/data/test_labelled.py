@@ -40,7 +40,7 @@ def test_facts_are_plain_and_follow_protocol_and_limit(tmp_path):
     assert facts == {
         "protocol": "half",
         "input": "1024x512, target at native size",
-        "label_map": "cityscapes",
+        "label_map": "cityscapes_ids",
         "split": "val, official folders",
         "images": 1,
         "notes": ["1 of 2 images, evenly spaced"],

@@ -4,9 +4,10 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from ibnvision.data.protocols import PROTOCOLS, row_of
-from ibnvision.data.resize import fit, resize, resize_label
+from ibnvision.data.resize import fit, resize, resize_label, resize_label_part, resize_part
 
 
 def made(height, width):
@@ -55,21 +56,30 @@ def test_centre_square_is_the_centre():
     assert (shown == 200).all() and (scored == 5).all()
 
 
-def test_labels_take_the_nearest_pixel_and_images_the_mean_where_antialiased():
+def test_resizing():
     label = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    assert resize_label(label, (2, 2)).tolist() in ([[5, 7], [13, 15]], [[0, 2], [8, 10]])
+    assert resize_label(label, (2, 2)).tolist() == [[5, 7], [13, 15]]  # the centre is on an edge
+    random = made(37, 53)[1]
+    for size in ((20, 30), (80, 100), (37, 11)):
+        exact = cv2.resize(random, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        np.testing.assert_array_equal(resize_label(random, size), exact)
     lines = np.zeros((32, 32, 3), np.uint8)
     lines[:, ::4] = 240
-    for how in ("bilinear antialiased", "bicubic antialiased"):
-        small = resize(lines, (8, 8), how)
-        assert abs(small[2:6, 2:6].astype(int) - 60).max() < 8
-    assert resize(lines, (8, 8), "bilinear").std() < 1  # samples of lines that all miss
-    with pytest.raises(KeyError):
-        resize(lines, (8, 8), "nearest")
-    enlarged = resize(lines, (64, 64), "bilinear antialiased")
-    plain = cv2.resize(lines, (64, 64), interpolation=cv2.INTER_LINEAR)
-    assert abs(enlarged.astype(int) - plain).max() <= 1
+    assert abs(resize(lines, (8, 8), antialias=True)[2:6, 2:6].astype(int) - 60).max() < 8
+    assert resize(lines, (8, 8), antialias=False).std() < 1  # samples that all miss the lines
     assert fit((100, 300), 512, 1024) == (341, 1024) and fit((512, 512), 512, 1024) == (512, 512)
+
+
+@pytest.mark.parametrize("size", [(20, 31), (37, 53), (90, 100)])
+def test_a_part_is_the_part_of_the_whole(size):
+    image, label = made(37, 53)
+    rows, columns = range(5, 18), range(7, 29)
+    part = resize_part(image, size, rows, columns)
+    whole = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    whole = np.array(whole)[5:18, 7:29].astype(int)
+    assert abs(part - whole).max() <= 1  # of 255
+    expected = resize_label(label, size)[5:18, 7:29]
+    np.testing.assert_array_equal(resize_label_part(label, size, rows, columns), expected)
 
 
 def test_table():
