@@ -9,9 +9,9 @@ margin is 0. Both look at pairs once, in the strict upper triangle, so the 1e-5 
 code adds to S changes nothing and is left out.
 
 ISW learns its mask from pairs of an image and a photometric copy. With v the variance of each
-covariance over the two, averaged over images, exact 1-D k-means splits the entries of the whole
-matrix, zeros below the diagonal included as in the released code (the paper's text: of the upper
-triangle), and all above the lowest cluster are sensitive. The released code draws images and copies
+covariance over the two, averaged over images, 1-D k-means splits the entries of the whole matrix,
+zeros on and below the diagonal included, and all above the lowest cluster are sensitive. As in the
+released code k-means is exact, so nothing hangs on a start. That code draws new images and copies
 ten times and keeps what is sensitive each time; here the mean over all collected forwards is used.
 
 Source: Choi et al., "RobustNet", CVPR 2021, https://arxiv.org/abs/2103.15597. The margin of IRW,

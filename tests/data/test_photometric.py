@@ -72,21 +72,31 @@ def test_blur_is_a_gaussian_of_a_drawn_sigma():
     assert 1.25 < sigma.max() <= 1.3001
     assert row[:, 0].max() > 0.999  # sigma 0.15 to 0.25 leaves nearly everything
     assert 0.6 < wide.float().mean() < 0.85  # sigma above 0.41 of 0.15 to 1.3: 77 %
+    white = photometric(torch.ones(50, 3, 9, 9), seeded(), **{**OFF, "blur": (0.15, 1.3)})
+    assert white.max() == 1 and white.min() > 0.999999  # rounding does not leave [0, 1]
     tail = y[:, 0, 10, 10 + 6 :].max()
     assert tail == 0 and y[:, 0, 10, 15].max() > 0  # cut at four sigma
 
 
 def test_the_jitter_comes_to_a_share_of_the_images_in_every_order(monkeypatch):
-    calls = []
+    calls, factors = [], {}
     for name in ("brightness", "contrast", "saturation", "hue"):
-        noted = lambda image, factor, name=name: calls.append(name) or image  # noqa: E731
+
+        def noted(image, factor, name=name):
+            calls.append(name)
+            factors.setdefault(name, []).append(factor)
+            return image
+
         monkeypatch.setattr(photometric_module.TF, f"adjust_{name}", noted)
     photometric(torch.zeros(960, 3, 1, 1), seeded(), blur=None)
     orders = Counter(tuple(calls[i : i + 4]) for i in range(0, len(calls), 4))
     assert 430 < orders.total() < 530  # 480 expected, deviation 15
     assert len(orders) == 24 and max(orders.values()) < 45  # 20 expected, deviation 4
+    between = torch.corrcoef(torch.tensor(list(factors.values()))) - torch.eye(4)
+    assert between.abs().max() < 0.2  # draws of their own; deviation 0.05
     calls.clear()
     photometric(torch.zeros(20, 3, 1, 1), seeded(), blur=None, p=0)
+    photometric(torch.zeros(20, 3, 1, 1), seeded(), **OFF)
     assert not calls
 
 
