@@ -182,6 +182,8 @@ def _predict(options: argparse.Namespace) -> None:
             f"{options.verb} needs weights of {wanted}, {weights} holds those of {task}: "
             "use ibnvision predict, or other --weights"
         )
+    if task is None and wanted == "segmentation":
+        raise ValueError(f"{options.verb} needs weights of a run of {wanted}, got {weights}")
     if task is None:
         return _restore(options, models.from_weights(weights).to(device), weights, out)
     trained = load_trained(weights, device)
@@ -437,7 +439,8 @@ def _parser() -> argparse.ArgumentParser:
             "with the weights of a segmentation network",
             "A network that was trained on crops of pictures of native size (config key scale) "
             "sees a picture at its own size, in windows as large as the crops; any other sees it "
-            "whole, at the height of its training images.",
+            "whole, at the height of its training images. Written: NAME_overlay and NAME_color, "
+            "NAME_label with the class ids of a picture, shares.csv and legend.png.",
         )
     )
     dehaze = predict.add_argument_group("with the weights of a dehazing network")

@@ -16,7 +16,10 @@ _ROWS = 256  # painted at a time
 
 def paint(ids: Tensor, palette: Tensor) -> Any:
     """Class ids [H, W] in the colours of the palette, uint8 RGB [K, 3], as OpenCV's BGR."""
-    return palette.numpy()[:, ::-1][ids.numpy()]
+    table, painted = palette.numpy()[:, ::-1], np.empty((*ids.shape, 3), np.uint8)
+    for top in range(0, len(ids), _ROWS):
+        painted[top : top + _ROWS] = table[ids[top : top + _ROWS].numpy()]
+    return painted
 
 
 def paint_over(image: Tensor, ids: Tensor, palette: Tensor, opacity: float) -> Any:

@@ -1,5 +1,6 @@
 """Trained runs to predict with: finding one, loading it, and scenes to try it on."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +65,9 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     """The model of a checkpoint file, ready to evaluate; ValueError where the file does not fit."""
     state = checkpoint.load(path)
     cfg = config.from_dict(state["config"])
-    model = build_model(cfg, len(state["classes"]))
+    bare = {"pretrained": False} if "pretrained" in cfg.model_args else {}  # the file has weights
+    unfetched = dataclasses.replace(cfg, model_args=cfg.model_args | bare)
+    model = build_model(unfetched, len(state["classes"]))
     try:
         model.load_state_dict(checkpoint.weights(state))
     except RuntimeError as error:

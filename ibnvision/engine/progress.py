@@ -134,10 +134,10 @@ def _short(value: Any) -> str:
 
 
 def shares_table(classes: Sequence[str], percent: Sequence[float]) -> Table:
-    """The percentage of pixels of each class."""
-    table = Table(title="share of pixels, mean over files")
+    """The percentage of pixels of each class, as `label.mean_shares` gives it."""
+    table = Table()
     table.add_column("class")
-    table.add_column("%", justify="right")
+    table.add_column("% of pixels, mean over files", justify="right")
     for name, value in zip(classes, percent, strict=True):
         table.add_row(name, f"{value:.2f}")
     return table

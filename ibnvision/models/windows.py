@@ -87,10 +87,10 @@ def slide_rows(
     for index, top in enumerate(down.starts):
         bottom = top + down.window
         bands = [(a, b) for a, b in pairwise(edges) if top <= a and b <= bottom]
-        weights = down.weight(index)[:, None]
+        weights = down.weight(index)[:, None].to(parameter.device)
         for column, scores in _windows(model, image[:, top:bottom], across, batch, parameter):
             left = across.starts[column]
-            weight = (weights * across.weight(column)).to(scores.device) if blend else None
+            weight = weights * across.weight(column).to(weights) if blend else None
             for a, b in bands:
                 if a not in held:
                     held[a] = scores.new_zeros((len(scores), b - a, across.side))
@@ -103,7 +103,7 @@ def slide_rows(
         for a, b in bands:
             if last or b <= down.starts[index + 1]:
                 total = down.total[a:b, None] * across.total
-                yield a, held.pop(a).div_(total.to(parameter.device))
+                yield a, held.pop(a).div_(total.to(weights))
 
 
 def resize_rows(bands: Bands, height: int, size: tuple[int, int]) -> Bands:

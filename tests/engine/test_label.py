@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ibnvision import data
+from ibnvision import config, data
 from ibnvision.config import Config
+from ibnvision.engine import checkpoint
 from ibnvision.engine.label import label_files, mean_shares
 from ibnvision.engine.photo import to_image
-from ibnvision.engine.predict import Trained, label_function, usable_device
+from ibnvision.engine.predict import Trained, label_function, load_trained, usable_device
 
 CLASSES = ("road", "sky", "a, b")
 
@@ -242,6 +243,21 @@ def test_a_model_of_crops_sees_pictures_at_their_size(folder):
     assert other.model.seen == (16, 24)  # 21 x 30 at height 16
     label_function(other, scale=2.0, whole=True)(image)
     assert other.model.seen == (42, 60)
+
+
+def test_a_checkpoint_is_loaded_without_fetching_other_weights(folder, monkeypatch):
+    built = []
+
+    def build(cfg, count):
+        built.append(cfg.model_args)
+        return nn.Conv2d(3, count, 1)
+
+    monkeypatch.setattr("ibnvision.engine.predict.build_model", build)
+    cfg = Config(model_args={"pretrained": True, "ibn": "b"})
+    state = {"config": config.to_dict(cfg), "classes": ["a", "b"], "size": [16, 24], "ema": None}
+    checkpoint.save(Path("last.pt"), state | {"model": nn.Conv2d(3, 2, 1).state_dict()})
+    assert load_trained("last.pt").cfg == cfg
+    assert built == [{"pretrained": False, "ibn": "b"}]
 
 
 def test_what_cannot_be_labelled_is_refused(folder):

@@ -183,6 +183,8 @@ def test_command_says_what_is_wrong(weights, folder, capsys):
     assert "1 files failed, the others are done: in/broken.png cannot be read" in broken
     assert Path("out/colour.png").is_file()
     assert "PATH must name pictures" in error_of(capsys, "dehaze", *options)
+    wrong = error_of(capsys, "segment", "in/colour.png", *options)
+    assert "segment needs weights of a run of segmentation, got net.pk" in wrong
     assert "must read like 2GB" in error_of(capsys, "dehaze", "in", *options, "--max-memory", "x")
     assert "--device cuda" in error_of(capsys, "dehaze", "in", *options, "--half")
     nothing = error_of(capsys, "dehaze", "in")

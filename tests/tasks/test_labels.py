@@ -62,6 +62,21 @@ def test_ids_are_those_of_the_scores_at_the_size_of_the_image():
     assert (found == expected).float().mean() > 0.999
 
 
+def test_half_runs_the_model_in_bfloat16_and_gives_the_same_ids():
+    class Conv(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = super().forward(x)
+            self.dtype = scores.dtype
+            return scores
+
+    model, image = Conv(3, 3, 1), torch.rand(3, 40, 60)
+    found = labeller(model, SIZE, crops=True, half=True)(image)
+    assert model.dtype == torch.bfloat16
+    whole = labeller(model, SIZE, crops=True)(image)
+    assert model.dtype == torch.float32
+    assert (found == whole).float().mean() > 0.97
+
+
 def test_live_rows_do_not_grow_with_the_image():
     class Many(Brightest):
         def forward(self, x: Tensor) -> Tensor:
