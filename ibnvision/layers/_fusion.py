@@ -142,8 +142,8 @@ class Fusion:
                 continue
             if act is not None and called[id(act)] == self.uses[id(act)] == 1:
                 was = f"{describe(norm)} + {type(act).__name__}"
+                self.conversion.swap(act, nn.Identity(), lambda: None)  # before the norm holds it
                 self.swap(_join(prefix, str(node.target)), norm, with_act(norm, act), was)
-                self.conversion.swap(act, nn.Identity(), lambda: None)
             elif act is not None and user in own:
                 patterns.append(_Pattern([*chain, user], None, act))
             elif user in own and not isinstance(norm, nn.InstanceNorm2d):
