@@ -9,9 +9,9 @@ Labels are palettes of Cityscapes ids, or their colours, or `00001_labelTrainIds
 
     gtav        the official split: of the folders, or of the download's `split.mat` in the set's
                 folder or one in it; 12,403 train, 6,382 val, 6,181 test images
+    gtav_val    test is the official val, as in the published numbers on GTAV as a target (C -> G)
     gtav_all    every image is train; there is no val
 
-Published numbers on GTAV as a target (C -> G) are of val, those of `gtav` with split test are not.
 BAD_IDS are left out, as in RobustNet's lists. A further image that differs in size from its label
 is an error when it is read; `ibnvision data check gtav=DIR` lists them all.
 
@@ -34,7 +34,7 @@ HOMES = (".", "gta*", "gta*/gta*")
 FLAT = [("images", "labels")]
 FOLDERS = {"train": "train", "val": "valid", "test": "test"}
 BAD_IDS = (12160, 12166, 12167, 12191, 12192, 12193, 12195, *range(12202, 12209), 19993)
-DOMAINS = {"gtav": tuple(FOLDERS), "gtav_all": ("train",)}
+DOMAINS = {"gtav": tuple(FOLDERS), "gtav_val": ("test",), "gtav_all": ("train",)}
 
 
 def build(
@@ -54,7 +54,10 @@ def build(
     splits = DOMAINS[known("domain", domain, DOMAINS)]
     hint = "gtav has the official val and test" if domain == "gtav_all" else ""
     check_split(domain, split, splits, hint)
-    home, found, words = (_all if domain == "gtav_all" else _official)(root, split)
+    if domain == "gtav_all":
+        home, found, words = _all(root, split)
+    else:
+        home, found, words = _official(root, "val" if domain == "gtav_val" else split)
     files = [pair for pair in found if not _bad(pair)]
     ids = ", ".join(map(str, BAD_IDS))
     return Labelled(

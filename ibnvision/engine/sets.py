@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import hashlib
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from ibnvision.config import Config, nearest
 from ibnvision.data.class_index import class_index, draw_centre, load_index, save_index
 from ibnvision.tasks import Task
 
+_TILE = 1024  # pixels of a side, of the grid whose tiles are searched for classes
 _DRAW = 1  # tells the chance of a drawn item from that of an augmented batch
 
 
@@ -121,17 +123,17 @@ def training_set(cfg: Config, watch: Callable[[range], Iterable[int]] = iter) ->
 
 
 def _class_index(cfg: Config, dataset: Any, watch: Callable[[range], Iterable[int]]) -> Any:
-    """Where the classes of a set lie, read once and kept."""
-    name, count = (
-        dataset.fingerprint(),
-        len(data.classes(dataset.domain, data.root_of(dataset.domain, cfg.data))),
-    )
-    path = Path(cfg.out) / "class_index" / f"{dataset.domain}_{name[:16]}.npz"
-    if path.is_file():
-        return load_index(path, name)
-    found = class_index(dataset, count, watch=watch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_index(path, found, name)
+    """Where the classes of a set lie, read once and kept in <out>/class_index."""
+    domain = dataset.domain
+    count = len(data.classes(domain, data.root_of(domain, cfg.data)))
+    whole = f"{dataset.fingerprint()} {count} {_TILE}"
+    name = hashlib.sha256(whole.encode()).hexdigest()[:16]
+    path = Path(cfg.out) / "class_index" / f"{domain}_{name}.npz"
+    found = load_index(path, whole)
+    if found is None:
+        found = class_index(dataset, count, _TILE, watch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_index(path, found, whole)
     return found
 
 
