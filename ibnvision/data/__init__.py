@@ -155,7 +155,7 @@ DOMAINS: dict[str, Domain] = {
         "real streets at dusk", _camvid, splits=("train", "test"), data_key="camvid"
     ),
     "gtav": _real("GTAV, rendered, the official split", "gtav"),
-    "gtav_val": _real("GTAV as a target: test is the official val", _gtav, "gtav", "test"),
+    "gtav_val": _real("GTAV as a target: test is the official val", "gtav", "test"),
     "gtav_all": _real("GTAV, all images to train on", "gtav", "train"),
     "synthia": _real("SYNTHIA-RAND-CITYSCAPES, rendered", "synthia", from_disk=("splits",)),
     "urbansyn": _real("UrbanSyn, rendered, all images to train on", "urbansyn", "train"),
