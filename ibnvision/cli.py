@@ -137,6 +137,8 @@ def _analyze(options: argparse.Namespace) -> None:
     from ibnvision.engine.analyze_report import analyze_runs, report_table, save_report
     from ibnvision.engine.predict import find_weights
 
+    if options.out and Path(options.out).is_file():
+        raise ValueError(f"--out must be a folder, {options.out} is a file")
     report = analyze_runs(
         [find_weights(run) for run in options.runs],
         domains=options.domains,

@@ -130,7 +130,6 @@ def _statistics(
         with _watched(model, names) as seen:
             size = batch_size or find_task(cfg).EVALUATION_BATCH
             for batch in sets.loader(cfg, some, batch_size=size):
-                seen.clear()
                 seen |= dict.fromkeys(names, "it did not run")
                 images = batch["image"]
                 forward(images.to(device))

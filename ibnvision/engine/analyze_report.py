@@ -21,8 +21,9 @@ MEASURE = (
     "a domain (https://arxiv.org/abs/1807.09441)"
 )
 NULL = (
-    "the same between halves of the source, mean over 35 ways to halve it: what no difference "
-    "looks like with half of the images; with all of them it is about half of that"
+    "the same between halves of the source, if it has 8 images, mean over 35 ways to halve it: "
+    "what no difference looks like with half of the images; with all of them it is about half of "
+    "that"
 )
 TAILS = (
     "a few channels that are nearly dead in one domain can carry a mean: the median and the other "

@@ -133,8 +133,9 @@ def null(groups: Sequence[ChannelStatistics]) -> Tensor | None:
     """D between halves of one domain, float64 [35, C]: what no difference looks like.
 
     groups: GROUPS parts of the images, at random and of about one size; each way to halve them is a
-    row. A half has half of the images, so D is about twice that of two such whole domains. None
-    where there are fewer groups, since halves would have fewer than 4 images.
+    row. A half has half of the images, so D is about twice that of two such whole domains; where
+    images are frames of one video, which are no independent draws, it says too little. None where
+    there are fewer groups, since halves would have fewer than 4 images.
     """
     if len(groups) < GROUPS:
         return None

@@ -85,8 +85,18 @@ def test_facts_of_the_data(cfg):
     assert (found["source"], found["targets"], found["split"]) == ("toy_day", ["toy_bright"], "val")
     assert found["images"] == {"toy_day": COUNT, "toy_bright": COUNT}
     assert found["fingerprints"]["toy_bright"] == Shades("toy_bright").fingerprint()
-    some = analyze(cfg, network(nn.Identity()), layers=["1"], images=9)
+
+
+def test_some_images_are_spread_over_the_set(cfg):
+    model = network(nn.Identity())
+    some = analyze(cfg, model, layers=["1"], images=9)
     assert some["images"] == {"toy_day": 9, "toy_bright": 9}
+    spread = [i * COUNT // 9 for i in range(9)]
+    with torch.no_grad():
+        maps = [model[:2](Shades(name).image[spread]) for name in ("toy_day", "toy_bright")]
+    values = divergence(*(statistics_of(image_moments(x)) for x in maps))
+    found = some["layers"]["1"]["divergence"]["toy_bright"]["mean"]
+    assert found == pytest.approx(values.mean().item())
 
 
 def test_instance_norm_takes_the_shift_away(cfg):

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from pathlib import Path
 
 import cv2
 import pytest
@@ -85,9 +86,13 @@ def test_wrong_words_are_named(runs, capsys):
     assert "nearest is" in error_of(capsys, run, "--layers", "leyer1")
     assert "images must be at least 2, got 0" in error_of(capsys, run, "--images", "0")
     assert "--data must read NAME=DIR" in error_of(capsys, run, "--data", "x")
+    camvid = ["--domains", "streets_day", "camvid_day", "--data", "camvid=no_such"]
+    assert "no_such" in error_of(capsys, run, *camvid)
     assert "camvid=DIR" in error_of(capsys, run, "--domains", "streets_day", "camvid_day")
     assert "RUN must name files that differ" in error_of(capsys, run, run)
     assert "must be a checkpoint or a folder" in error_of(capsys, "gone")
+    Path("file").write_text("kept")
+    assert "--out must be a folder, file is a file" in error_of(capsys, run, "--out", "file")
 
 
 def test_runs_that_saw_other_images_are_not_compared(runs, tmp_path, capsys):
@@ -95,6 +100,16 @@ def test_runs_that_saw_other_images_are_not_compared(runs, tmp_path, capsys):
     state["config"] |= {"preset": "quick", "name": "larger"}
     checkpoint.save(tmp_path / "larger.pt", state)
     assert "must see the same images" in error_of(capsys, runs / "none", "larger.pt", "--images", 4)
+
+
+def test_the_first_run_decides_the_domains(runs, tmp_path):
+    state = checkpoint.load(runs / "a" / "last.pt")
+    state["config"] |= {"test_domains": ["streets_fog", "streets_rain"], "name": "other"}
+    checkpoint.save(tmp_path / "other.pt", state)
+    report = analyze_runs([runs / "none" / "last.pt", "other.pt"], layers=["act1"])
+    assert report["targets"] == ["streets_night"] and list(report["runs"]) == ["none", "other"]
+    report = analyze_runs(["other.pt", runs / "none" / "last.pt"], layers=["act1"], images=2)
+    assert report["targets"] == ["streets_fog", "streets_rain"]
 
 
 def test_runs_of_one_name_go_by_their_files(runs):

@@ -40,6 +40,14 @@ def test_blocks_of_a_decoder_count_too():
     ]
 
 
+def test_a_stage_of_plain_layers_is_one_layer():
+    """Its class, Sequential, makes no other part of the network a block."""
+    stem, head = (nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    model = nn.ModuleDict({"stem": stem, "head": head})
+    model.feature_info = [{"module": "stem"}]
+    assert default_layers(model) == ["stem"]
+
+
 def test_nothing_to_find_is_said():
     with pytest.raises(ValueError, match="layers must be named"):
         default_layers(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
