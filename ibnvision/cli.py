@@ -22,6 +22,7 @@ _BENCHMARKS = (
     "ops",
     "resolution",
     "restoration",
+    "segmentation",
     "report",
 )
 _SHOWN = 20  # problems of a split that `data check` prints

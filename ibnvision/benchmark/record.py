@@ -27,6 +27,7 @@ BENCHES = (
     "ops",
     "resolution",
     "restoration",
+    "segmentation",
 )
 # other tools keep their own lines beside these
 

@@ -26,6 +26,7 @@ from . import (
     resolution_scores,
     restoration,
     scores,
+    segmentation,
     targets,
 )
 
@@ -284,6 +285,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("ops", "op", op_tables.tables),
         ("models", "model", models.tables),
         ("restoration", "", restoration.tables),
+        ("segmentation", "", segmentation.tables),
         ("attention", "", attention.tables),
         ("lambda_converter", "", lambda_converter.tables),
         ("generalization", "study", _cells),

@@ -113,7 +113,10 @@ def test_sizes_that_differ_are_listed(tmp_path):
 
 def test_the_official_val_is_a_target_under_its_own_name(tmp_path):
     root = gtav_folders(tmp_path)
-    val, target = build_domain("gtav", "val", root=root), build_domain("gtav_val", "test", root=root)
+    val, target = (
+        build_domain("gtav", "val", root=root),
+        build_domain("gtav_val", "test", root=root),
+    )
     assert val.files == target.files and target.facts()["split"].startswith("val of the official")
     with pytest.raises(ValueError, match="gtav_val must be one of test, got 'train'"):
         build_domain("gtav_val", "train", root=root)
