@@ -9,12 +9,12 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_there_are_five():
-    assert len(SNIPPETS) == 5
+def test_there_are_six():
+    assert len(SNIPPETS) == 6
 
 
 @pytest.mark.parametrize(
-    "snippet", SNIPPETS, ids=["model", "layer", "dehazing", "conversion", "lambda"]
+    "snippet", SNIPPETS, ids=["model", "layer", "dehazing", "conversion", "lambda", "segmenter"]
 )
 def test_snippet(snippet):
     names: dict[str, object] = {}
