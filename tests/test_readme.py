@@ -27,6 +27,8 @@ def test_snippet(snippet):
         assert shapes["clear"] == (1, 3, 45, 70) and (0 <= names["clear"]).all()
     elif "maps" in names:
         assert shapes["maps"] == (1, 192, 20, 32) and "15x15" in str(names["table"])
+    elif "labels" in names:
+        assert shapes["labels"] == (1, 75, 100) and set(names["out"]) == {"out", "aux"}
     elif "y" in names:
         assert shapes["y"] == shapes["x"] and (names["y"] >= 0).all()
     else:
