@@ -14,6 +14,8 @@ from ibnvision.layers import (
     BatchNormAct2d,
     InstanceNormAct2d,
     InstanceWhiteningAct2d,
+    MixStyle,
+    SwitchWhiten2d,
     convert_to_ibn,
     fuse_norm_act,
 )
@@ -26,8 +28,6 @@ class SwitchWhitenAct2d(nn.Module):
 
     def __init__(self, num_features: int, act: nn.Module) -> None:
         super().__init__()
-        from ibnvision.layers.switchable_whitening import SwitchWhiten2d
-
         self.norm = SwitchWhiten2d(num_features)
         self.act = act
 
@@ -98,8 +98,6 @@ def place_mixstyle(backbone: Any, stages: Sequence[int], arguments: dict[str, An
     Raises:
         ValueError: stages out of range, or a backbone whose stages are no modules.
     """
-    from ibnvision.layers.mixstyle import MixStyle
-
     names = backbone.feature_info.module_name()[-4:]
     reductions = backbone.feature_info.reduction()[-4:]
     if len(names) < 4 or reductions[0] == reductions[-1]:

@@ -83,6 +83,7 @@ def test_one_graph_and_export(small):
     small.eval()
     with torch.no_grad():
         expected = small(x)
+        torch._dynamo.reset()
         compiled = torch.compile(small, backend="eager", fullgraph=True)
         assert_close(compiled(x), expected)
         assert_close(torch.export.export(small, (x,)).module()(x), expected)
