@@ -44,14 +44,17 @@ def place_norm(backbone: nn.Module, norm: str | None, placed: bool, fused: bool)
         placed: the backbone was built with IBN at these places, and fused.
 
     Raises:
-        ValueError: a backbone that has no such places.
+        ValueError: a backbone that has no such places, or one whose maps are read by hooks.
     """
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in backbone.modules())
     if norm is not None and not placed:
+        if hooked:
+            raise ValueError(f"norm {norm!r} needs a backbone whose maps are not read by hooks")
         try:
             convert_to_ibn(backbone, NORMS[norm])
         except ValueError as error:
             raise ValueError(f"norm {norm!r} finds no place in this backbone: {error}") from error
-    if fused and not placed:
+    if fused and not placed and not hooked:  # a fused norm moves what a hook would read
         fuse(backbone)
     if norm not in ("whiten", "sw"):
         return

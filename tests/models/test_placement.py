@@ -88,6 +88,25 @@ def test_maps_without_the_head_in_any_mode(images):
     assert build().whitened_channels == [] and build().standardized_maps(images) == []
 
 
+def test_a_backbone_read_by_hooks_stays_as_it_is(images):
+    hooks = {"backbone_args": {"feature_cls": "hook", **THIN}}
+    model, plain = build("resnet10t", **hooks).eval(), build("resnet10t", fused=False).eval()
+    with torch.no_grad():
+        assert_close(model(images), plain(images))
+    with pytest.raises(
+        ValueError, match="norm 'ibn_b' needs a backbone whose maps are not read by"
+    ):
+        build("resnet10t", norm="ibn_b", **hooks)
+
+
+def test_a_backbone_that_ran_alone_can_be_copied(images):
+    model = build(norm="whiten").train()
+    model.backbone(images)  # leaves its maps, which belong to a graph
+    other = copy.deepcopy(model)
+    assert [layer.standardized for layer in other._whitening()] == [None] * 3
+    assert [y.requires_grad for y in model(images)["whiten"]] == [True] * 3
+
+
 def test_a_loss_on_the_maps_reaches_the_first_convolution(images):
     model = build(norm="whiten").train()
     maps = model(images)["whiten"]
