@@ -57,7 +57,7 @@ def network(view: View, weights: Path) -> nn.Module:
         mine = model.state_dict()
         inner = cfg.model_args["backbone_args"] | NO_PREFIX
         bare = dataclasses.replace(cfg, model_args=cfg.model_args | {"backbone_args": inner})
-        model = engine.build_model(bare, len(trained.classes)).eval()
+        model = engine.build_model(bare, len(trained.classes), fetch=False).eval()
         model.load_state_dict({name: mine[name] for name in model.state_dict()})
     if view.sees != "as trained":
         to_lambda(

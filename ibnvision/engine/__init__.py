@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from ibnvision.metrics import as_text, unit
 from ibnvision.tasks import Task
 
 from . import checkpoint, gate, pictures, run_folder, sets
-from .progress import Interrupted, StepProgress, StopRequest, results_table
+from .progress import Interrupted, StepProgress, StopRequest, results_table, told
 from .run_folder import RunFolder, read_records
 from .state import State, build_model, find_task, learning_rate
 
@@ -84,13 +85,13 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     task.check(cfg)
     saved = run_folder.claim(cfg, resume=resume, overwrite=overwrite)
     classes = sets.class_names(cfg, [*cfg.train_domains, *cfg.test_domains])
-    with accelerator.main_process_first():
-        training = sets.training_set(cfg, _watch("labels read for class_uniform", accelerator))
     selecting = [d for d in cfg.train_domains if "val" in data.splits(d, data.root_of(d, cfg.data))]
     selection = {name: sets.build(cfg, name, "val") for name in selecting}
     tests = {name: sets.build(cfg, name, "test") for name in cfg.test_domains}
+    with accelerator.main_process_first():  # last, since it may read every label
+        training = sets.training_set(cfg, _watch("labels read for class_uniform", accelerator))
     _seed(cfg)
-    state = State(cfg, len(classes), accelerator.device)
+    state = State(cfg, len(classes), accelerator.device, fetch=not saved)
     if saved:
         state.restore(saved)
     accelerator.wait_for_everyone()
@@ -98,6 +99,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
         cfg, main=accelerator.is_main_process, resumed_step=saved["step"] if saved else None
     )
     facts = run_folder.environment(accelerator.device, accelerator.num_processes)
+    facts["training"] = sets.training_facts(training)
     run.write_env(facts)
     _announce(run, cfg, facts, state)
     for name in missing:
@@ -304,6 +306,8 @@ def _evaluate(
     """The evaluation loop, without augmentation and autocast; `batches` makes it a quick check."""
     training = model.training
     model.eval()
+    if accelerator.num_processes > 1:  # statistics are each process's own: those that are saved
+        broadcast(list(model.buffers()))
     results: Results = {}
     overlays = (out or Path()) / "overlays"
     for domain, dataset in found.items():
@@ -362,6 +366,8 @@ def _announce(run: RunFolder, cfg: Config, facts: Mapping[str, Any], state: Stat
         run.print(f"op {name}: {path}")
     weights = sum(p.numel() for p in state.model.parameters())
     run.print(f"{cfg.model}: {weights / 1e6:.2f} M parameters; folder {run.path}")
+    for domain, row in facts["training"].items():
+        run.print(told(f"{domain} (train)", row))
     if state.step:
         run.print(f"resumed at step {state.step}")
 

@@ -75,7 +75,8 @@ def analyze(
         for domain in (source, *targets):
             whole: Any = sets.build(cfg, domain, split)
             some = _some(whole, images, f"domain {domain!r} has in its {split} split")
-            found[domain], reasons = _statistics(cfg, model, some, names, batch_size)
+            size = batch_size or sets.evaluation_batch(find_task(cfg), whole)
+            found[domain], reasons = _statistics(cfg, model, some, names, size)
             left_out = reasons | left_out  # the first reason stands
             facts["images"][domain] = len(some)
             facts["fingerprints"][domain] = whole.fingerprint()
@@ -128,8 +129,7 @@ def _statistics(
     model.eval()
     try:
         with _watched(model, names) as seen:
-            size = batch_size or find_task(cfg).EVALUATION_BATCH
-            for batch in sets.loader(cfg, some, batch_size=size):
+            for batch in sets.loader(cfg, some, batch_size=batch_size):
                 seen |= dict.fromkeys(names, "it did not run")
                 images = batch["image"]
                 forward(images.to(device))

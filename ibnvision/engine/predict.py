@@ -1,6 +1,5 @@
 """Trained runs to predict with: finding one, loading it, and scenes to try it on."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,9 +64,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     """The model of a checkpoint file, ready to evaluate; ValueError where the file does not fit."""
     state = checkpoint.load(path)
     cfg = config.from_dict(state["config"])
-    bare = {"pretrained": False} if "pretrained" in cfg.model_args else {}  # the file has weights
-    unfetched = dataclasses.replace(cfg, model_args=cfg.model_args | bare)
-    model = build_model(unfetched, len(state["classes"]))
+    model = build_model(cfg, len(state["classes"]), fetch=False)
     try:
         model.load_state_dict(checkpoint.weights(state))
     except RuntimeError as error:
@@ -102,7 +99,7 @@ def label_function(trained: Trained, **how: Any) -> Label:
         raise ValueError(
             f"trained must have at most {data.IGNORED} classes, got {len(trained.classes)}"
         )
-    crops = bool(getattr(trained.cfg, "scale", ()))
+    crops = bool(trained.cfg.scale)
     return labeller(trained.model, trained.size, crops=crops, **how)
 
 

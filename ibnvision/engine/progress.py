@@ -17,12 +17,15 @@ from rich.table import Table
 
 from ibnvision.metrics import as_text, heading, notes
 
+_BESIDE = 12  # classes that fit beside the scores
+
 __all__ = [
     "Interrupted",
     "StepProgress",
     "StopRequest",
     "memory_mb",
     "results_table",
+    "told",
 ]
 
 
@@ -103,29 +106,42 @@ def memory_mb(device: torch.device) -> float:
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Group:
-    """Rows of `evaluate`, one per domain with all its numbers, and the rules that they go by."""
+    """Rows of `evaluate`, one per domain with all its numbers, and the rules that they go by.
+
+    Many classes stand in a table of their own, a row for each.
+    """
     table = Table(title=title)
     table.add_column("domain", no_wrap=True)
     first = next(iter(results.values()))
     scores = [key for key, value in first.items() if isinstance(value, float)]
     names = list(first.get("iou_pct", ()))
+    beside = names if len(names) <= _BESIDE else []
     for key in scores:  # a narrow terminal breaks the names of classes, if there are any
         table.add_column(heading(key), justify="right", style="bold", no_wrap=bool(names))
-    for name in names:
+    for name in beside:
         table.add_column(name, justify="right")
     for domain, row in results.items():
-        classes = row.get("iou_pct", {}).values()
         shown = [as_text(key, row[key]) for key in scores]
-        table.add_row(domain, *shown, *(as_text("iou_pct", value) for value in classes))
-    told = [line for domain, row in results.items() if (line := _told(domain, row))]
-    return Group(table, *notes(first), *told)
+        table.add_row(domain, *shown, *(as_text("iou_pct", row["iou_pct"][c]) for c in beside))
+    below = [] if len(beside) == len(names) else [_by_class(results, names)]
+    lines = [told(domain, row["facts"]) for domain, row in results.items() if row.get("facts")]
+    return Group(table, *below, *notes(first), *lines)
 
 
-def _told(domain: str, row: Mapping[str, Any]) -> str:
-    """The facts of a row in one line, hashes shortened."""
-    facts = row.get("facts", {})
-    words = [f"{k.replace('_', ' ')} {_short(v)}" for k, v in facts.items() if v is not None]
-    return f"{domain}: {', '.join(words)}" if words else ""
+def _by_class(results: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Table:
+    table = Table("iou", title="iou of each class")
+    for domain in results:
+        table.add_column(domain, justify="right", overflow="fold")
+    for name in names:
+        table.add_row(name, *(as_text("iou_pct", row["iou_pct"][name]) for row in results.values()))
+    return table
+
+
+def told(domain: str, facts: Mapping[str, Any]) -> str:
+    """What is stored beside a domain's numbers in one line, hashes shortened."""
+    said = {key: value for key, value in facts.items() if value not in (None, [])}
+    words = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in said.items()]
+    return f"{domain}: {', '.join(words)}"
 
 
 def _short(value: Any) -> str:

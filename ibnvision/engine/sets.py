@@ -150,6 +150,13 @@ def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
     return {"split": split, "images": len(dataset), "files_sha256": digest}
 
 
+def training_facts(training: Any) -> dict[str, dict[str, Any]]:
+    """By domain what is stored of a set of labelled pictures that is trained on."""
+    found = {d.domain: d.facts() for d in training.datasets if hasattr(d, "protocol")}
+    kept = ("label_map", "split", "images", "files_sha256", "notes")
+    return {domain: {key: row[key] for key in kept} for domain, row in found.items()}
+
+
 def image_size(training: Dataset) -> list[int]:
     """Height and width of the first training image; whatever stops its reading is raised."""
     first: Any = Drawn(0, 0) if isinstance(training, DrawnSet) else 0

@@ -21,11 +21,17 @@ def find_task(cfg: Config) -> Task:
     return TASKS[cfg.task]
 
 
-def build_model(cfg: Config, num_classes: int) -> nn.Module:
-    """The network of `cfg`, on the CPU, with fresh weights."""
-    task = find_task(cfg)
-    return task.build_model(
-        cfg.model, num_classes=num_classes, mean=cfg.mean, std=cfg.std, **cfg.model_args
+def build_model(cfg: Config, num_classes: int, *, fetch: bool = True) -> nn.Module:
+    """The network of `cfg`, on the CPU, with fresh weights.
+
+    fetch: False: without the published weights that `model_args.pretrained` asks for, where those
+    of a checkpoint follow.
+    """
+    args = dict(cfg.model_args)
+    if "pretrained" in args and not fetch:
+        args["pretrained"] = False
+    return find_task(cfg).build_model(
+        cfg.model, num_classes=num_classes, mean=cfg.mean, std=cfg.std, **args
     )
 
 
@@ -65,11 +71,17 @@ def parameter_groups(model: nn.Module, cfg: Config) -> list[dict[str, Any]]:
 
 
 class State:
-    """All that a checkpoint holds: everything that the next step depends on."""
+    """All that a checkpoint holds: everything that the next step depends on.
 
-    def __init__(self, cfg: Config, num_classes: int, device: torch.device) -> None:
+    fetch: as of `build_model`; False where `restore` follows.
+    """
+
+    def __init__(
+        self, cfg: Config, num_classes: int, device: torch.device, *, fetch: bool = True
+    ) -> None:
         layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-        self.model = build_model(cfg, num_classes).to(device).to(memory_format=layout)
+        model = build_model(cfg, num_classes, fetch=fetch)
+        self.model = model.to(device).to(memory_format=layout)
         groups = parameter_groups(self.model, cfg)
         if cfg.optimizer == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(

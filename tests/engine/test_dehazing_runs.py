@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from hazy_toy import HEIGHT, WIDTH, DrawnHazyToy, HazyToy, add_domains
+from same_run import assert_same_run, interrupt_at, losses_of, rows_of
 
 from ibnvision import config, data, engine
 from ibnvision.config import Config
@@ -47,32 +47,6 @@ def cfg(tmp_path):
         threads=1,
         out=str(tmp_path / "runs"),
     )
-
-
-def rows_of(folder, kind):
-    rows = [row for row in engine.read_records(folder) if row["kind"] == kind]
-    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
-
-
-def losses_of(folder):
-    return [row["loss"] for row in rows_of(folder, "train")]
-
-
-def assert_same_run(one, two):
-    first, second = checkpoint.load(one / "last.pt"), checkpoint.load(two / "last.pt")
-    for part in ("model", "optimizer", "ema"):
-        a, b = (torch.utils._pytree.tree_flatten(state[part]) for state in (first, second))
-        assert str(a[1]) == str(b[1]) and len(a[0]) > 0
-        assert all(
-            torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-            for x, y in zip(a[0], b[0], strict=True)
-        ), part
-    assert torch.equal(first["rng"]["torch"], second["rng"]["torch"])
-    assert [first[k] for k in ("step", "best", "sampler")] == [
-        second[k] for k in ("step", "best", "sampler")
-    ]
-    for kind in ("train", "eval"):
-        assert rows_of(one, kind) == rows_of(two, kind)
 
 
 def test_a_run_leaves_what_it_promises_and_learns(cfg, tmp_path):
@@ -116,18 +90,6 @@ def test_a_run_leaves_what_it_promises_and_learns(cfg, tmp_path):
     assert results["toy_ragged"]["images"] == 6
 
 
-def interrupt_at(patch, call, target="compute_loss", number=signal.SIGINT):
-    original, calls = getattr(dehazing, target), []
-
-    def interrupting(*args):
-        calls.append(1)
-        if len(calls) == call:
-            os.kill(os.getpid(), number)
-        return original(*args)
-
-    patch.setattr(dehazing, target, interrupting)
-
-
 @pytest.mark.parametrize(
     ("target", "call", "changes"),
     [
@@ -141,7 +103,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(cfg, monkeypatch, target, 
     cfg = dataclasses.replace(cfg, **changes)
     whole = engine.train(dataclasses.replace(cfg, name="whole", workers=0))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, call, target)
+        interrupt_at(patch, dehazing, call, target)
         with pytest.raises(KeyboardInterrupt):
             engine.train(cfg)
     folder = Path(cfg.out) / "dehazing" / "toy"

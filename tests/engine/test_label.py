@@ -216,12 +216,6 @@ def test_arguments_are_checked_before_anything_is_written(folder):
     assert not Path("out").exists()
 
 
-class Scaled(Config):
-    """A config of training crops at random scale."""
-
-    scale = (0.5, 2.0)
-
-
 def trained(cfg, classes=CLASSES):
     class Brightest(nn.Conv2d):
         def forward(self, x):
@@ -235,7 +229,7 @@ def trained(cfg, classes=CLASSES):
 
 def test_a_model_of_crops_sees_pictures_at_their_size(folder):
     image = to_image(stored("in/colour.png"))
-    run = trained(Scaled())
+    run = trained(Config(scale=(0.5, 2.0)))
     assert torch.equal(label_function(run)(image), brightest(image))
     assert run.model.seen == (16, 24)
     other = trained(Config())
@@ -248,11 +242,11 @@ def test_a_model_of_crops_sees_pictures_at_their_size(folder):
 def test_a_checkpoint_is_loaded_without_fetching_other_weights(folder, monkeypatch):
     built = []
 
-    def build(cfg, count):
-        built.append(cfg.model_args)
-        return nn.Conv2d(3, count, 1)
+    def build(_, *, num_classes, mean, std, **args):
+        built.append(args)
+        return nn.Conv2d(3, num_classes, 1)
 
-    monkeypatch.setattr("ibnvision.engine.predict.build_model", build)
+    monkeypatch.setattr("ibnvision.tasks.segmentation.build_model", build)
     cfg = Config(model_args={"pretrained": True, "ibn": "b"})
     state = {"config": config.to_dict(cfg), "classes": ["a", "b"], "size": [16, 24], "ema": None}
     checkpoint.save(Path("last.pt"), state | {"model": nn.Conv2d(3, 2, 1).state_dict()})
