@@ -108,6 +108,7 @@ def _eval(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ibnvision import engine
+    from ibnvision.engine.checkpoint import selection
     from ibnvision.engine.predict import find_weights, load_trained
     from ibnvision.engine.progress import results_table
     from ibnvision.metrics import rules
@@ -124,9 +125,11 @@ def _eval(options: argparse.Namespace) -> None:
     results = engine.evaluate(
         cfg, trained.model, domains=domains, split=options.split, out=options.out
     )
-    Console().print(results_table(results, f"{path} on {options.split}"))
+    chosen = selection(path.name, trained.step, trained.cfg.steps)
+    Console().print(results_table(results, f"{path} ({chosen}) on {options.split}"))
     if options.out:
-        report = {"weights": str(path), "split": options.split, **rules(results[domains[0]])}
+        report = {"weights": str(path), "selection": chosen, "split": options.split}
+        report |= rules(results[domains[0]])
         target = Path(options.out) / "eval.json"
         target.write_text(json.dumps(_plain(report | {"domains": results}), indent=1) + "\n")
         print(target)

@@ -18,10 +18,18 @@ ABSENT_RULE = (
     "a class without a labelled pixel in the set has no IoU (NaN, null in JSON) "
     "and is left out of the mean"
 )
+STRICT_RULE = (
+    "the mean that RobustNet and mmsegmentation print: a class without a labelled pixel counts as "
+    "0 once a pixel is predicted as it; equal to miou where every class is labelled"
+)
 ECE_RULE = (
     "expected calibration error over the labelled pixels: 15 equal bins of the largest class "
     "probability, distance of accuracy from confidence; lower is better"
 )
+_RULES = {  # key of a result -> name of its rule in a file, and the rule
+    "miou_strict_pct": ("strict_rule", STRICT_RULE),
+    "ece_pct": ("ece_rule", ECE_RULE),
+}
 _FLOAT = "on the clamped float images, not rounded to 8 bits; mean over images"
 _SSIM = "11x11 gaussian window of sigma 1.5, per RGB channel"
 PROTOCOLS = {  # key of a result -> how the number comes about
@@ -58,23 +66,22 @@ def as_text(key: str, value: float) -> str:
 
 
 def rules(keys: Iterable[str]) -> dict[str, Any]:
-    """What a file records beside the numbers of these keys: `protocols`, `absent_rule`, `ece_rule`.
+    """What a file records beside the numbers of these keys: `protocols` and the rules of _RULES.
 
     Each only where a key needs it.
     """
     keys = list(keys)
     protocols = {key: PROTOCOLS[key] for key in keys if key in PROTOCOLS}
     absent = {"absent_rule": ABSENT_RULE} if "iou_pct" in keys else {}
-    calibration = {"ece_rule": ECE_RULE} if "ece_pct" in keys else {}
-    return absent | calibration | ({"protocols": protocols} if protocols else {})
+    others = {name: text for key, (name, text) in _RULES.items() if key in keys}
+    return absent | others | ({"protocols": protocols} if protocols else {})
 
 
 def notes(keys: Iterable[str]) -> list[str]:
     """The same for people, in lines."""
     keys = list(keys)
     lines = [f"{heading(key)}: {PROTOCOLS[key]}" for key in keys if key in PROTOCOLS]
-    if "ece_pct" in keys:
-        lines.append(f"{heading('ece_pct')}: {ECE_RULE}")
+    lines += [f"{heading(key)}: {text}" for key, (_, text) in _RULES.items() if key in keys]
     return [*lines, f"in %, higher is better; {ABSENT_RULE}"] if "iou_pct" in keys else lines
 
 
@@ -82,7 +89,8 @@ class SegmentationMetric:
     """Per-class IoU, its mean, pixel accuracy and calibration in percent, counted over the set.
 
     A class without a labelled pixel in the set has IoU NaN and is left out of the mean, even where
-    it was predicted: those pixels already count against the classes that they belong to.
+    it was predicted: those pixels already count against the classes that they belong to. The
+    published evaluations count it as 0 then: `miou_strict_pct` is their mean.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -146,16 +154,18 @@ class SegmentationMetric:
         return self._matrix.compute().cpu()
 
     def compute(self) -> dict[str, Any]:
-        """`miou_pct`, `pixel_accuracy_pct`, `ece_pct` and `iou_pct`, per class.
+        """`miou_pct`, `miou_strict_pct`, `pixel_accuracy_pct`, `ece_pct` and, by class, `iou_pct`.
 
         NaN where undefined, as `ece_pct` is where no confidence was given.
         """
         counts = self.confusion.double()
         hits, labelled = counts.diag(), counts.sum(1)
         iou = hits / (labelled + counts.sum(0) - hits)
+        strict = iou.nanmean().item()
         iou[labelled == 0] = math.nan
         return {
             "miou_pct": 100 * iou.nanmean().item(),
+            "miou_strict_pct": 100 * strict,
             "pixel_accuracy_pct": 100 * (hits.sum() / labelled.sum()).item(),
             "ece_pct": 100 * self._calibration_error(),
             "iou_pct": {name: 100 * v for name, v in zip(self.classes, iou.tolist(), strict=True)},

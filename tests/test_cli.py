@@ -75,6 +75,11 @@ def test_eval_repeats_the_numbers_of_the_run(trained, tmp_path, capsys):
     assert found["iou_pct"] == pytest.approx(last["iou_pct"], nan_ok=True)
     assert "left out of the mean" in report["absent_rule"]
     assert (out / "confusion_streets_day.png").is_file()
+    assert report["selection"] == last["selection"] == "last of the fixed steps"
+    best = checkpoint.load(trained / "best.pt")["step"]
+    assert cli.main(["eval", str(trained / "best.pt"), "--domains", "streets_day"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"(best on the source's val split, step {best}) on test" in said
 
 
 def test_predict_without_a_path_draws_scenes_with_the_newest_run(trained, tmp_path, capsys):

@@ -22,6 +22,26 @@ def test_the_published_dehazing_setting():
     assert cfg.test_domains == ("sots_indoor", "sots_outdoor")
 
 
+@pytest.mark.parametrize(
+    ("name", "batch", "images", "clusters"),
+    [("gtav_r50_isw", 16, 12_388, 3), ("cityscapes_r50_isw", 8, 2_975, 2)],
+)
+def test_the_published_settings_of_robustnet(name, batch, images, clusters):
+    cfg = config.load(f"seg_{name}")
+    assert (cfg.optimizer, cfg.schedule, cfg.power, cfg.warmup) == ("sgd", "poly", 0.9, 0)
+    assert (cfg.lr, cfg.momentum, cfg.nesterov, cfg.weight_decay) == (0.01, 0.9, False, 5e-4)
+    assert (cfg.steps, cfg.batch_size, cfg.grad_accum, cfg.sync_norm) == (40_000, batch, 1, True)
+    assert (cfg.size, cfg.scale, cfg.class_uniform) == ((768, 768), (0.5, 2.0), 0.5)
+    assert (cfg.augment, cfg.protocol, cfg.ema) == ("photometric", "native", 0)
+    isw = cfg.model_args["whitening"]
+    steps = 6 * round(images / batch)  # its epochs 0 to 5 are without the loss
+    assert (isw["begin"], isw["clusters"]) == (steps, clusters)
+    assert 500 <= isw["collect"] * batch < 500 + 2 * batch
+    plain = config.load(f"seg_{name.replace('isw', 'ibn')}")
+    apart = {"name": plain.name, "model_args": plain.model_args}
+    assert dataclasses.replace(cfg, **apart) == plain  # the rows of a table differ in norms alone
+
+
 def test_overrides_reach_every_kind_of_value():
     cfg = config.load(
         "streets_quick",

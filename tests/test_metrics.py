@@ -40,10 +40,22 @@ def test_batches_add_up_to_the_set_not_to_a_mean_of_means():
     assert whole.compute() == parts.compute()
 
 
-def test_a_predicted_but_absent_class_stays_out_of_the_mean():
+def test_a_predicted_but_absent_class_stays_out_of_the_mean_and_not_of_the_published_one():
     metric = SegmentationMetric(CLASSES)
     metric.update(torch.tensor([[[0, 3]]]), torch.tensor([[[0, 0]]]))
-    assert metric.compute()["miou_pct"] == pytest.approx(50)  # road alone: hit 1 of 2
+    found = metric.compute()
+    assert found["miou_pct"] == pytest.approx(50)  # road alone: hit 1 of 2
+    assert found["miou_strict_pct"] == pytest.approx(25)  # road, and pole with 0; no sky, no car
+    assert math.isnan(found["iou_pct"]["pole"])
+
+
+def test_both_means_are_one_where_every_class_is_labelled():
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randint(0, 4, (2, 5, 7), generator=generator)
+    metric = SegmentationMetric(CLASSES)
+    metric.update(torch.randint(0, 4, (2, 5, 7), generator=generator), target)
+    found = metric.compute()
+    assert found["miou_strict_pct"] == found["miou_pct"] > 0
 
 
 def test_nothing_labelled_gives_nan():
@@ -51,6 +63,7 @@ def test_nothing_labelled_gives_nan():
     assert math.isnan(metric.compute()["miou_pct"])
     metric.update(torch.zeros(1, 2, 2, dtype=torch.int64), torch.full((1, 2, 2), 255))
     assert math.isnan(metric.compute()["miou_pct"])
+    assert math.isnan(metric.compute()["miou_strict_pct"])
     assert math.isnan(metric.compute()["pixel_accuracy_pct"])
 
 
@@ -221,5 +234,11 @@ def test_numbers_carry_their_units_and_rules():
     assert metrics.as_text("miou_pct", math.nan) == "-"
     assert metrics.rules(["images", *PROTOCOLS]) == {"protocols": PROTOCOLS}
     assert list(metrics.rules(["miou_pct", "iou_pct"])) == ["absent_rule"]
+    named = ["strict_rule", "ece_rule"]
+    assert list(metrics.rules(["ece_pct", "miou_strict_pct"])) == named
     assert len(metrics.notes(PROTOCOLS)) == 5
+    assert [line.split(":")[0] for line in metrics.notes(["ece_pct", "miou_strict_pct"])] == [
+        "miou strict",
+        "ece",
+    ]
     assert "BT.601" in "".join(metrics.notes(["psnr_y_db"]))

@@ -19,6 +19,7 @@ import torch
 from ibnvision import data, engine
 from ibnvision.config import Config, to_dict
 from ibnvision.data.shifts import APPEARANCE_HASH
+from ibnvision.methods.whitening import InstanceWhitening
 from ibnvision.metrics import ABSENT_RULE
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
@@ -52,7 +53,10 @@ SELECTION = (
 
 
 def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
-    """Training images per CPU second of each norm, one thread, kernels on and off, interleaved."""
+    """Training images per CPU second of each norm, one thread, kernels on and off, interleaved.
+
+    That of ISW with its loss, as in all steps after those that collect.
+    """
     found = []
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -64,6 +68,7 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
             picked = [items[i] for i in range(len(items))]
             batch = {k: torch.stack([item[k] for item in picked]) for k in ("image", "target")}
             model = engine.build_model(cfg, len(classes)).train()
+            _begin_whitening(model)
             step = _step(cfg, model, batch)
             calls: dict[str, Callable[[], object]] = {"fallback": _in_reference(step)}
             if not why_no_kernel("ibn_norm_forward", batch["image"]):
@@ -88,6 +93,12 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
 
 def _norm(job: Job) -> str:
     return job.row.name.removesuffix(" + jitter")
+
+
+def _begin_whitening(model: torch.nn.Module) -> None:
+    for part in model.modules():
+        if isinstance(part, InstanceWhitening):
+            part.step.fill_(part.begin)
 
 
 def _step(cfg: Config, model: torch.nn.Module, batch: dict[str, Any]) -> Callable[[], object]:

@@ -38,7 +38,7 @@ def _norm_row(name: str, ibn: str, augment: str) -> Row:
 
 
 def _isw_row(name: str, augment: str) -> Row:
-    """RobustNet's times: collected over 500 images before the sixth epoch, of 20 steps each."""
+    """Collected over 500 images, as RobustNet does, after 5 epochs of 20 steps; there after 6."""
     isw = 'model_args.whitening={kind="isw", begin=100, collect=31, clusters=3}'
     return Row(name, (isw, f"augment={augment}"))
 

@@ -128,7 +128,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
         for split, found in rows:
             for domain, row in found.items():
                 head = {"kind": "eval", "step": state.step, "split": split, "domain": domain}
-                head["selection"] = "last of the fixed steps" if last else f"step {state.step}"
+                head["selection"] = checkpoint.selection("last.pt", state.step, cfg.steps)
                 run.record({**head, "weights": "ema" if state.ema else "model", **row})
         table = {f"{d} ({split})": row for split, found in rows for d, row in found.items()}
         run.print(results_table(table, f"step {state.step}"))

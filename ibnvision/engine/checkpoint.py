@@ -12,6 +12,10 @@ import numpy as np
 import torch
 
 FORMAT = 1
+_CHOSEN = {  # file of a run -> how its step was chosen
+    "best.pt": "best on the source's val split",
+    "best_on_target.pt": "best on the test domains, a bound and not a result",
+}
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -83,6 +87,13 @@ def task_of(path: str | Path) -> str | None:
 def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights to evaluate: the averaged ones where the run kept them."""
     return state["ema"]["weights"] if state["ema"] else state["model"]
+
+
+def selection(name: str, step: int, steps: int) -> str:
+    """By which rule the weights of a run's file `name` were chosen, to stand beside its numbers."""
+    if name in _CHOSEN:
+        return f"{_CHOSEN[name]}, step {step}"
+    return "last of the fixed steps" if step == steps else f"step {step}"
 
 
 def random_state() -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Trained(NamedTuple):
     cfg: Config
     classes: tuple[str, ...]
     size: tuple[int, int]  # height and width of the training images
+    step: int = 0  # of the training, at which these weights were saved
 
 
 def find_weights(
@@ -72,7 +73,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
             f"{path} does not fit the model {cfg.model} of its config: {error}"
         ) from error
     height, width = state["size"]
-    return Trained(model.to(device).eval(), cfg, tuple(state["classes"]), (height, width))
+    model = model.to(device).eval()
+    return Trained(model, cfg, tuple(state["classes"]), (height, width), state["step"])
 
 
 def usable_device(name: str) -> torch.device:

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from ibnvision.benchmark import generalization, record
+from ibnvision.benchmark import generalization, record, runs
+from ibnvision.methods.whitening import InstanceWhitening
 
 TINY = ("steps=2", "eval_every=1", "log_every=1")
 
@@ -23,6 +24,18 @@ def test_tiny_end_to_end(tmp_path, capsys):
     assert again["summary"] == results["summary"] and again["protocol"] == results["protocol"]
     assert all(run["reused"] for row in again["rows"] for run in row["runs"])
     assert str(out / "report.html") in capsys.readouterr().out
+
+
+def test_isw_is_timed_with_its_loss(tmp_path, monkeypatch):
+    rows = [row for row in runs.FULL_ROWS if row.name == "ISW"]
+    jobs = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
+    steps, term = [], InstanceWhitening._term
+    monkeypatch.setattr(
+        InstanceWhitening, "_term", lambda self, *args: steps.append(self.step) or term(self, *args)
+    )
+    found = generalization.throughput(jobs, 1)
+    assert {t["row"] for t in found} == {"ISW"}
+    assert len(steps) >= 3 * len(found) and min(steps) >= 100  # three maps in every step
 
 
 @pytest.mark.parametrize(

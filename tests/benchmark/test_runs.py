@@ -2,8 +2,9 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
-from ibnvision import config
+from ibnvision import config, engine
 from ibnvision.benchmark import runs
 
 TINY = ("steps=2", "eval_every=1", "log_every=1")
@@ -23,6 +24,25 @@ def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
     assert {j.cfg.model_args["backbone_args"]["ibn"] for j in jobs} == {"none", "a", "b"}
     assert all(j.cfg.threads == 1 for j in jobs)
     assert len({j.folder for j in jobs}) == 8
+
+
+def test_the_full_rows_are_each_norm_with_and_without_jitter(tmp_path):
+    rows = runs.FULL_ROWS
+    planned = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
+    assert len(planned) == len({j.row.key for j in planned}) == 8
+    assert len({j.protocol for j in planned}) == 8
+    by_name = {j.row.name: j.cfg for j in planned}
+    for norm in ("BN", "IBN-a", "IBN-b", "ISW"):
+        plain, changed = by_name[norm], by_name[f"{norm} + jitter"]
+        assert (plain.augment, changed.augment) == ("flip", "jitter")
+        assert plain.model_args == changed.model_args
+    start = []
+    for cfg in (by_name["BN"], by_name["IBN-a"], by_name["IBN-b"], by_name["ISW"]):
+        torch.manual_seed(0)
+        model = engine.build_model(cfg, 8)
+        start.append([p for p in model.parameters() if p.dim() == 4])
+    for weights in start:  # one start for all rows of a seed
+        assert all(torch.equal(a, b) for a, b in zip(start[0], weights, strict=True))
 
 
 def test_roles_leave_stress_and_real_out_of_the_targets(jobs):
