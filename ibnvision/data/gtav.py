@@ -12,8 +12,9 @@ Labels are palettes of Cityscapes ids, or their colours, or `00001_labelTrainIds
     gtav_val    test is the official val, as in the published numbers on GTAV as a target (C -> G)
     gtav_all    every image is train; there is no val
 
-BAD_IDS are left out, as in RobustNet's lists. A further image that differs in size from its label
-is an error when it is read; `ibnvision data check gtav=DIR` lists them all.
+BAD_IDS are left out, as in RobustNet's lists. A few further images of the download differ in size
+from their labels; by up to MISFIT of a side they are resized to these (RobustNet takes the next
+image instead), by more it is an error. `ibnvision data check gtav=DIR` lists them all.
 
 Richter et al., ECCV 2016, https://arxiv.org/abs/1608.02192. For research; not in this package.
 """
@@ -34,6 +35,7 @@ HOMES = (".", "gta*", "gta*/gta*")
 FLAT = [("images", "labels")]
 FOLDERS = {"train": "train", "val": "valid", "test": "test"}
 BAD_IDS = (12160, 12166, 12167, 12191, 12192, 12193, 12195, *range(12202, 12209), 19993)
+MISFIT = 0.05
 DOMAINS = {"gtav": tuple(FOLDERS), "gtav_val": ("test",), "gtav_all": ("train",)}
 
 
@@ -69,7 +71,11 @@ def build(
         split=words,
         protocol=protocol,
         limit=limit,
-        notes=[f"left out as bad: {len(found) - len(files)} of the ids {ids}"],
+        notes=[
+            f"left out as bad: {len(found) - len(files)} of the ids {ids}",
+            f"an image within {MISFIT:.0%} of a side of its label's size is resized to it",
+        ],
+        misfit=MISFIT,
     )
 
 

@@ -28,7 +28,7 @@ from .names import IGNORED, known
 
 SPLITS = {"train": "train", "val": "val*", "test": "test"}
 FLAT = [("images", "masks")]
-MASKS = (".png", ".PNG", ".bmp")
+MASKS = (".png", ".bmp")
 MOST = 250  # classes; above that a value is not told from IGNORED
 
 

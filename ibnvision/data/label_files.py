@@ -33,31 +33,34 @@ def label_pairs(
     """Each image with its label, in natural order.
 
     The label lies in the folder of labels as the image in that of images, and has the first of the
-    `names` (of an image's stem without `end`) that is there. end: images have stems that end so,
-    others are left out. deep: images in sub-folders count.
+    `names` (of an image's stem without `end`) that is there, in any case. end: images have stems
+    that end so, in any case; others are left out. deep: images in sub-folders count.
 
     Raises FileNotFoundError for an image without label, and where no image has that end.
     """
-    pairs, single, listed = [], [], dict[Path, set[str]]()
+    pairs, single = [], []
+    listed: dict[Path, tuple[Path, dict[str, str]]] = {}  # folder of images -> labels, names there
     images = [
         image
         for image in pictures_below(place.images)
-        if image.stem.endswith(end) and (deep or image.parent == place.images)
+        if image.stem.lower().endswith(end.lower()) and (deep or image.parent == place.images)
     ]
     if not images:
         raise FileNotFoundError(
             f"{str(place.images)!r} must hold images named *{end}.*, found none"
         )
     for image in images:
-        folder = place.labels / image.parent.relative_to(place.images)
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-        wanted = names(image.stem.removesuffix(end))
-        name = next((name for name in wanted if name in listed[folder]), None)
-        if name is None:
+        if image.parent not in listed:
+            labels = place.labels / image.parent.relative_to(place.images)
+            listed[image.parent] = labels, _listed(labels)
+        folder, there = listed[image.parent]
+        wanted = names(image.stem[: len(image.stem) - len(end)])
+        found = (there.get(name) or there.get(name.lower()) for name in wanted)
+        label = next(filter(None, found), None)
+        if label is None:
             single.append((image, folder, wanted))
         else:
-            pairs.append((image, folder / name))
+            pairs.append((image, folder / label))
     if single:
         image, folder, wanted = single[0]
         raise FileNotFoundError(
@@ -65,3 +68,9 @@ def label_pairs(
             f"for {' or '.join(wanted)} in {str(folder)!r}"
         )
     return pairs
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The names in a folder, under themselves and in lower case."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return {**{name.lower(): name for name in names}, **{name: name for name in names}}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .label_files import Pair
 from .opencv import cv2, read_picture
 from .paired import evenly, problems_of
 from .protocols import row_of
+from .resize import resize
 
 
 class Labelled(Dataset):
@@ -35,9 +37,11 @@ class Labelled(Dataset):
         kind: row of a protocol, see `protocols.PROTOCOLS`.
         protocol: name in PROTOCOLS; it decides what `__getitem__` gives.
         notes: sentences to record beside a number, such as what was left out.
+        misfit: share of a side by which an image may differ from its label; such an image is
+            resized to the label.
 
     Raises KeyError (protocol) and ValueError (no files, limit); on reading, ValueError for a file
-    that is no picture and for an image and a label of different size.
+    that is no picture and for an image that differs in size from its label by more than `misfit`.
     """
 
     def __init__(
@@ -53,11 +57,13 @@ class Labelled(Dataset):
         protocol: str = "native",
         limit: int | None = None,
         notes: Sequence[str] = (),
+        misfit: float = 0.0,
     ):
         self.domain, self.home, self.protocol = domain, home, protocol
         self.row = row_of(protocol, kind)
         self.files = evenly(files, limit, f"{domain} ({split}) has no images in {str(home)!r}")
         self._decode, self._label_map, self._split = decode, label_map, split
+        self._misfit = misfit
         self._notes = [*notes, *([self.row.note] if self.row.note else [])]
         if len(self.files) < len(files):
             self._notes.append(f"{len(self.files)} of {len(files)} images, evenly spaced")
@@ -71,17 +77,22 @@ class Labelled(Dataset):
 
     def picture(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 [H, W, 3] RGB and trainIds uint8 [H, W] of item `index` at native size."""
+        image, label = self._read(index, self._misfit)
+        return np.ascontiguousarray(resize(image, label.shape, antialias=True)), label
+
+    def _read(self, index: int, misfit: float) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in [0, {len(self)}), got {index}")
         path, label_path = self.files[index]
         image, label = read_picture(path, _COLOR)[..., ::-1], self.label(index)
-        if image.shape[:2] != label.shape:
+        sides = zip(image.shape[:2], label.shape, strict=True)
+        if any(abs(mine - other) > misfit * other for mine, other in sides):
             raise ValueError(
                 f"image {str(path)!r} and label {str(label_path)!r} must have one size, got "
                 f"{image.shape[0]}x{image.shape[1]} and {label.shape[0]}x{label.shape[1]} "
                 "(height x width); take the pair out"
             )
-        return np.ascontiguousarray(image), label
+        return image, label
 
     def __getitem__(self, index: int) -> dict:
         image, label = self.row.view(*self.picture(index))
@@ -123,10 +134,11 @@ class Labelled(Dataset):
         self, size: tuple[int, int] | None = None, indices: Iterable[int] | None = None
     ) -> list[str]:
         """Reads the images and labels (those of `indices`; default: all) and returns what is
-        wrong, a sentence for each problem. A crop may be larger than an image, so `size` does not
-        matter.
+        wrong, a sentence for each problem, every difference in size among them. A crop may be
+        larger than an image, so `size` does not matter.
         """
-        return problems_of(self.picture, range(len(self)) if indices is None else indices)
+        read = partial(self._read, misfit=0.0)
+        return problems_of(read, range(len(self)) if indices is None else indices)
 
     def _files_sha256(self) -> str:
         return _sha256(

@@ -121,7 +121,7 @@ def search_labelled(
     for home in _homes(root, homes):
         for images, labels in folders:
             for image_folder in _folders(home, images):
-                if any(True for _ in pictures_below(image_folder)):
+                if _holds_pictures(image_folder):
                     for label_folder in _folders(home, labels):
                         return Place(home, image_folder, label_folder)
     return None
@@ -144,10 +144,12 @@ def contents(root: Path) -> str:
     return f"found {', '.join(entries[:8]) or 'nothing'}" + ", ..." * (len(entries) > 8)
 
 
-def natural(path: Path) -> list[str | int]:
-    """Sort key of a file name: its numbers count as numbers."""
+def natural(path: Path) -> tuple[list[str | int], str]:
+    """Sort key of a file name: its numbers count as numbers. No two names of a folder share one, so
+    that the order is that of the names and not that of the disk.
+    """
     parts = re.split(r"(\d+)", path.name.lower())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
 def _places(layout: Layout, root: Path, split: str) -> Iterator[Path]:
@@ -166,7 +168,7 @@ def _nearest_labelled(root: Path, folders: Iterable[tuple[str, str]], homes: Ite
     for home in _homes(root, homes):
         for images, labels in folders:
             for folder in _folders(home, images):
-                if any(True for _ in pictures_below(folder)):
+                if _holds_pictures(folder):
                     return f"{str(folder)!r} is there, but no {labels}/ beside it"
                 if _folders(home, labels):
                     return f"{str(folder)!r} holds no {', '.join(SUFFIXES)}"
@@ -211,14 +213,21 @@ def _nearest(layout: Layout, root: Path, split: str) -> str:
     return contents(root)
 
 
+def _holds_pictures(folder: Path) -> bool:
+    """Whether `pictures_below` gives any, without sorting them."""
+    inner = (folder / child for child in _entries(folder, folders=True))
+    return any(_pictures(place) for place in (folder, *inner))
+
+
 def _pictures(folder: Path) -> list[Path]:
-    files = _entries(folder, folders=False)
-    return [folder / name for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    names = _entries(folder, folders=False)
+    return [folder / name for name in names if name.lower().endswith(SUFFIXES)]
 
 
 def _entries(folder: Path, *, folders: bool) -> list[str]:
+    """Names in a folder, less the hidden ones (._a.png, .ipynb_checkpoints)."""
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.is_dir() == folders]
+        return [e.name for e in entries if e.name[0] != "." and e.is_dir() == folders]
 
 
 def _any(patterns: Iterable[str]) -> str:

@@ -43,7 +43,7 @@ def build(
     place = find_labelled("UrbanSyn", root, [("rgb", "ss")], HOMES)
     return Labelled(
         domain,
-        label_pairs(place, lambda stem: [f"ss_{stem.removeprefix('rgb_')}.png"]),
+        label_pairs(place, lambda stem: [f"ss_{stem.lower().removeprefix('rgb_')}.png"]),
         partial(decode, label_map=LABEL_MAPS["urbansyn_ids"]),
         home=place.home,
         label_map="urbansyn_ids",

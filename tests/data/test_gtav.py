@@ -111,6 +111,21 @@ def test_sizes_that_differ_are_listed(tmp_path):
     assert "00002.png' and label" in problem and raw_ids(2).shape == (24, 48)
 
 
+def test_images_of_nearly_their_labels_size_are_resized_to_them(tmp_path):
+    """As the download has some: they must not end a training run, and `check` must name them."""
+    write_image(gtav_flat(tmp_path) / "images" / "00002.png", 2, (25, 46))
+    data = build_domain("gtav_all", "train", root=tmp_path)
+    image, label = data.picture(1)
+    assert image.shape == (24, 48, 3) and (image == (20, 80, 40)).all()
+    np.testing.assert_array_equal(label, train_ids(2))
+    (problem,) = data.check()
+    assert "must have one size, got 25x46 and 24x48" in problem
+    assert "within 5% of a side of its label" in data.facts()["notes"][1]
+    write_image(tmp_path / "images" / "00002.png", 2, (26, 48))
+    with pytest.raises(ValueError, match="got 26x48 and 24x48"):
+        data.picture(1)
+
+
 def test_the_official_val_is_a_target_under_its_own_name(tmp_path):
     root = gtav_folders(tmp_path)
     val, target = (

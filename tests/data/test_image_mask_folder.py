@@ -94,5 +94,5 @@ def test_unknown_values_are_named(tmp_path):
     ):
         build_domain(NAME, "test", root=tmp_path)[0]
     mask.unlink()
-    with pytest.raises(FileNotFoundError, match="1 of 2 images have no label.*a0.png or a0.PNG"):
+    with pytest.raises(FileNotFoundError, match="1 of 2 images have no label.*a0.png or a0.bmp"):
         build_domain(NAME, "test", root=tmp_path)

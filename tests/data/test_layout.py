@@ -1,8 +1,9 @@
 import pytest
 from miniature_segmentation import write_image
 
+from ibnvision.data import layout
 from ibnvision.data.label_files import label_pairs
-from ibnvision.data.layout import Place, find_labelled, search_labelled
+from ibnvision.data.layout import Place, find_labelled, pictures_below, search_labelled
 
 FOLDERS = [("img/train", "lab/train"), ("img", "lab")]
 
@@ -43,7 +44,9 @@ def test_messages(tmp_path):
 
 
 def test_labels_lie_as_their_images_do(tmp_path):
-    fill(tmp_path, *(f"img/{n}.png" for n in ("10_i", "2_i", "town/2_i", "3_x", "._2_i")))
+    fill(
+        tmp_path, *(f"img/{n}.png" for n in ("10_i", "2_i", "town/2_i", "3_x", "._2_i", ".old/2_i"))
+    )
     fill(tmp_path, *(f"lab/{n}.png" for n in ("10", "2", "town/2_b", "town/2_a")))
     place = Place(tmp_path, tmp_path / "img", tmp_path / "lab")
 
@@ -60,3 +63,20 @@ def test_labels_lie_as_their_images_do(tmp_path):
         FileNotFoundError, match="1 of 3 images have no label.*town/2_i.png'.*2.png in"
     ):
         pairs(lambda stem: [f"{stem}.png"])
+
+
+def test_files_in_any_case(tmp_path):
+    fill(tmp_path, "img/1_i.PNG", "img/2_I.png", "lab/1_a.PNG", "lab/2_A.png", "lab/2_a.png")
+    place = Place(tmp_path, tmp_path / "img", tmp_path / "lab")
+    found = label_pairs(place, lambda stem: [f"{stem}_A.png"], end="_i")
+    # where the disk tells 2_A from 2_a, the exact name goes before the other
+    assert [label.name for _, label in found] == ["1_a.PNG", "2_A.png"]
+
+
+def test_order_is_that_of_the_names_and_not_of_the_disk(tmp_path, monkeypatch):
+    names = ["1.png", "01.png", "001.png", "2.png", "A.png", "a.jpg"]
+    for order in (names, names[::-1]):
+        entries = {False: order, True: []}
+        monkeypatch.setattr(layout, "_entries", lambda _, folders, e=entries: e[folders])
+        found = [path.name for path in pictures_below(tmp_path)]
+        assert found == ["001.png", "01.png", "1.png", "2.png", "a.jpg", "A.png"]
