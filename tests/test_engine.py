@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from ibnvision import config, data, engine
 from ibnvision.config import Config
@@ -520,7 +520,7 @@ def test_a_dead_worker_is_named(cfg, monkeypatch):
         os._exit(1)
 
     monkeypatch.setattr(Toy, "__getitem__", dying)
-    monkeypatch.setattr(engine.sets, "training_set", lambda *_: Whole())
+    monkeypatch.setattr(engine.sets, "training_set", lambda *_: ConcatDataset([Whole()]))
     with pytest.raises(RuntimeError, match=r"a data worker died \(workers = 1\): use workers=0"):
         engine.train(dataclasses.replace(cfg, workers=1))
 

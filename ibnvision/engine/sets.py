@@ -152,7 +152,7 @@ def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
 
 def training_facts(training: Any) -> dict[str, dict[str, Any]]:
     """By domain what is stored of a set of labelled pictures that is trained on."""
-    found = {d.domain: d.facts() for d in training.datasets if hasattr(d, "protocol")}
+    found = {d.domain: d.facts() for d in training.datasets if hasattr(d, "facts")}
     kept = ("label_map", "split", "images", "files_sha256", "notes")
     return {domain: {key: row[key] for key in kept} for domain, row in found.items()}
 
