@@ -316,9 +316,12 @@ def test_pictures_of_any_size_are_evaluated_one_by_one(cfg, monkeypatch):
 def test_synchronized_statistics_are_refused_where_they_cannot_be(cfg, monkeypatch):
     engine.train(dataclasses.replace(cfg, sync_norm=True))  # one process needs none
     several = SimpleNamespace(num_processes=2)
-    monkeypatch.setattr(engine, "Accelerator", lambda **_: several)
+    given = {}
+    monkeypatch.setattr(engine, "Accelerator", lambda **kwargs: given.update(kwargs) or several)
     with pytest.raises(ValueError, match="sync_norm must be false under several processes, got"):
         engine.train(dataclasses.replace(cfg, sync_norm=True, name="several"))
+    patience = given["kwargs_handlers"][0].timeout  # while one process reads every label
+    assert patience.total_seconds() >= 3600
 
 
 def test_the_backbone_may_learn_at_its_own_rate(cfg, monkeypatch):

@@ -31,6 +31,7 @@ from .runs import (
     ROWS,
     Job,
     Outcome,
+    Row,
     State,
     announce,
     dataset_of,
@@ -229,6 +230,15 @@ def _judged(results: Mapping[str, Any]) -> dict[str, float | None]:
     return judged
 
 
+def _rows(rows: Sequence[Row], wanted: Sequence[str] | None, parser: Any) -> Sequence[Row]:
+    """The wanted ones in the preset's order; the parser's error for an unknown name."""
+    known = [row.name for row in rows]
+    for name in wanted or ():
+        if name not in known:
+            parser.error(f"--rows must be among {', '.join(known)}, got {name!r}")
+    return [row for row in rows if wanted is None or row.name in wanted]
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0, or 1 when a training failed."""
     parser = run_arguments.parser("generalization", __doc__, CONFIGS)
@@ -243,6 +253,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--backbone", choices=sorted(BACKBONES), help="in place of the config's model"
     )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="NAME", help='some of the preset\'s rows, such as "IBN-b"'
+    )
     args = run_arguments.parse(parser, argv, SEEDS)
     begin = time.perf_counter()
     for pair in args.data:
@@ -254,7 +267,7 @@ def main(argv: Sequence[str]) -> int:
     out = Path(args.out or f"runs/generalization_{args.preset}{ending}")
     overrides = [f"model={BACKBONES[args.backbone]}"] if args.backbone else []
     overrides += [*args.overrides, *(f"data.{pair}" for pair in args.data)]
-    rows = FULL_ROWS if args.preset == "full" else ROWS
+    rows = _rows(FULL_ROWS if args.preset == "full" else ROWS, args.rows, parser)
     jobs = plan(config_name, args.seeds, overrides, out, camvid=bool(args.data), rows=rows)
     common = announce("generalization", argv, args, jobs, out)
     say = speaker(begin)

@@ -132,7 +132,6 @@ def _class_index(cfg: Config, dataset: Any, watch: Callable[[range], Iterable[in
     found = load_index(path, whole)
     if found is None:
         found = class_index(dataset, count, _TILE, watch)
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_index(path, found, whole)
     return found
 

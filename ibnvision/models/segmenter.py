@@ -132,9 +132,11 @@ def create_segmenter(
     NeurIPS 2021). "deeplabv3plus" reads the map of reduction 4, or the nearest, and the last one;
     the next three the last four.
 
-    Norms, put where RobustNet puts them (stem, and last residual sum of stages 1 and 2): "ibn_b",
+    Norms, put where RobustNet puts them (stem, and last residual sum of stages 1 and 2; a CNN with
+    further norms before its first residual sum, as MobileNetV2, has them there too): "ibn_b",
     instance norm (the published "IBN" and "IN" rows of RobustNet are this one); "whiten", the same
-    without weight and bias, for the losses IRW and ISW; "sw", switchable whitening. And "ibn_a".
+    without weight and bias, for the losses IRW and ISW; "sw", switchable whitening, which is traced
+    or exported, not scripted. And "ibn_a".
 
     Args:
         backbone: timm model name that supports features_only.

@@ -45,6 +45,7 @@ def test_isw_is_timed_with_its_loss(tmp_path, monkeypatch):
         (["--seeds", "1,1"], "--seeds must be different"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--data", "kitti=DIR"], "--data must read camvid=DIR"),
+        (["--rows", "IBN-c"], "--rows must be among BN, BN + jitter, IBN-a, IBN-b, got 'IBN-c'"),
     ],
 )
 def test_bad_arguments_are_named(argv, words, capsys):

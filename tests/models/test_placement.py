@@ -115,8 +115,11 @@ def test_a_loss_on_the_maps_reaches_the_first_convolution(images):
     assert model.backbone.conv1.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("norm", [None, "ibn_a", "ibn_b", "whiten", "sw"])
-@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv2_050"])
+FAMILIES = [("resnet10t", n) for n in (None, "ibn_a", "ibn_b", "whiten", "sw")]
+FAMILIES += [("mobilenetv2_050", None), ("mobilenetv2_050", "whiten")]
+
+
+@pytest.mark.parametrize(("name", "norm"), FAMILIES)
 def test_a_fused_timm_backbone_equals_the_plain_one(name, norm, images):
     args = THIN if name == "resnet10t" else {}
     fused, plain = (build(name, norm=norm, fused=f, backbone_args=args).double() for f in (1, 0))
@@ -148,8 +151,10 @@ def test_converted_backbones_keep_their_pretrained_numbers(images):
             assert torch.equal(value, plain[name])
 
 
-@pytest.mark.parametrize("norm", ["ibn_b", "whiten", "sw"])
-@pytest.mark.parametrize("name", ["resnet18_ibn_b", "resnet18"])
+COPIED = [("resnet18_ibn_b", n) for n in ("ibn_b", "whiten", "sw")] + [("resnet10t", "whiten")]
+
+
+@pytest.mark.parametrize(("name", "norm"), COPIED)
 def test_copies_are_whole_and_apart(name, norm, images):
     model = build(name, norm=norm, mixstyle=(1, 2), mixstyle_args={"p": 1.0}).train()
     model(images)
@@ -204,7 +209,10 @@ def standardized(x):
     return (x - mean) / (var + 1e-30).sqrt()
 
 
-@pytest.mark.parametrize("norm", ["ibn_a", "ibn_b", "whiten", "sw"])
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("ibn_a", "ibn_b", "sw")]
+
+
+@pytest.mark.parametrize("norm", ["whiten", *SLOW])  # the others are exported without a head too
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 def test_export(norm, images):

@@ -185,6 +185,19 @@ def test_every_batch_norm_of_a_decoder_runs_fused_with_its_activation(head):
 @pytest.mark.parametrize("head", DECODERS)
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
+def test_export_of_a_head(head, images):
+    """The rest of a segmenter is the same for all, see test_segmenter.py."""
+    model = build(head).eval()
+    maps = [model.backbone(images)[i] for i in model.taps]
+    expected = model.head(maps)
+    assert_close(torch.jit.script(model.head)(maps), expected)
+    assert_close(torch.export.export(model.head, (maps,)).module()(maps), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", DECODERS)
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
 def test_export(head, images):
     model = build(head, "resnet18_ibn_b", auxiliary=True).eval()
     odd = images[..., :50, :37].contiguous()
