@@ -276,6 +276,7 @@ def test_what_was_evaluated_stands_beside_the_numbers(cfg):
     folder = engine.train(cfg)
     facts = engine.read_records(folder)[-1]["facts"]
     assert facts == {
+        "input": "the size that the run reads it at, under every protocol",
         "split": "test",
         "images": 12,
         "files_sha256": None,
@@ -284,7 +285,9 @@ def test_what_was_evaluated_stands_beside_the_numbers(cfg):
         "eval_scales": [1.0],
         "eval_flip": False,
     }
-    assert "toy_night (test): split test, images 12" in (folder / "log.txt").read_text()
+    log = (folder / "log.txt").read_text()
+    assert "toy_night (test): input the size that the run reads it at" in log
+    assert "split test, images 12" in log
 
 
 class Ragged(Toy):

@@ -76,8 +76,8 @@ def ordering(found: Sequence[Mapping[str, Any]]) -> str:
             parts.append(f"{words}, across domains IBN-b {away} IBN-a, at home it {home} IBN-a")
     return (
         "The paper's ordering is IBN-b first across domains and IBN-a first at home. Here: "
-        f"{'; '.join(parts)}. (Student's 95 % interval of the difference; five seeds cannot pass "
-        "a rank test.)"
+        f"{'; '.join(parts)}. (Student's 95 % interval of each difference, not corrected for their "
+        "number; five seeds cannot pass a rank test.)"
     )
 
 

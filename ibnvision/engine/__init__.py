@@ -111,7 +111,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
         run.print("batch statistics are those of each process: its own batch_size images")
     size = sets.image_size(training)
     identity = {"task": cfg.task, "config": config.to_dict(cfg), "size": size}
-    identity["classes"] = list(classes)
+    identity |= {"classes": list(classes), "crops": isinstance(training, sets.DrawnSet)}
     gated = gate.entry(state.model, selection.values())
 
     def save(*names: str) -> None:

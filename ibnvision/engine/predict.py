@@ -29,6 +29,7 @@ class Trained(NamedTuple):
     classes: tuple[str, ...]
     size: tuple[int, int]  # height and width of the training images
     step: int = 0  # of the training, at which these weights were saved
+    crops: bool = False  # whether those are crops of pictures of native size
 
 
 def find_weights(
@@ -74,7 +75,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         ) from error
     height, width = state["size"]
     model = model.to(device).eval()
-    return Trained(model, cfg, tuple(state["classes"]), (height, width), state["step"])
+    crops = state.get("crops", bool(cfg.scale))  # younger than some runs
+    return Trained(model, cfg, tuple(state["classes"]), (height, width), state["step"], crops)
 
 
 def usable_device(name: str) -> torch.device:
@@ -91,8 +93,6 @@ def usable_device(name: str) -> torch.device:
 def label_function(trained: Trained, **how: Any) -> Label:
     """`tasks.labels.labeller`, with its arguments `how`, for a trained segmentation model.
 
-    A run whose config has `scale` was trained on crops of pictures of native size.
-
     Raises: ValueError for another task, for more classes than a label file holds, and as there.
     """
     if trained.cfg.task != "segmentation":
@@ -101,8 +101,7 @@ def label_function(trained: Trained, **how: Any) -> Label:
         raise ValueError(
             f"trained must have at most {data.IGNORED} classes, got {len(trained.classes)}"
         )
-    crops = bool(trained.cfg.scale)
-    return labeller(trained.model, trained.size, crops=crops, **how)
+    return labeller(trained.model, trained.size, crops=trained.crops, **how)
 
 
 def draw_scenes(

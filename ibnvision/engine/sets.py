@@ -146,7 +146,8 @@ def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
     if hasattr(dataset, "facts"):
         return dataset.facts()
     digest = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None
-    return {"split": split, "images": len(dataset), "files_sha256": digest}
+    size = "the size that the run reads it at, under every protocol"
+    return {"input": size, "split": split, "images": len(dataset), "files_sha256": digest}
 
 
 def training_facts(training: Any) -> dict[str, dict[str, Any]]:

@@ -56,7 +56,10 @@ class InstanceWhiteningAct2d(InstanceNormAct2d):
         """
         y, self.standardized = self.standardized, None
         if y is None:
-            raise RuntimeError("take needs a forward in training mode before it, or with keep")
+            raise RuntimeError(
+                "take needs a forward before it with this layer in training mode, or with keep; "
+                "is the backbone in eval mode inside a model that trains?"
+            )
         return y
 
     @torch.jit.unused

@@ -160,8 +160,8 @@ def create_segmenter(
 
     Raises:
         KeyError: unknown backbone, head or norm.
-        ValueError: num_classes, head_channels, output_stride or mixstyle out of range; a backbone
-            whose maps do not fit the head, or that cannot take the norm.
+        ValueError: num_classes, head_channels, output_stride or mixstyle out of range; weights of
+            another norm; a backbone whose maps do not fit the head, or that cannot take the norm.
         ImportError: segmentation_models_pytorch is missing.
     """
     _check(backbone, head, norm, num_classes, head_channels, output_stride)
@@ -175,6 +175,12 @@ def create_segmenter(
             raise ValueError(f"norm and backbone_args['ibn'] exclude each other, got {norm!r} too")
         if backbone.split(".")[0] in densenets and norm != "ibn_a":
             raise ValueError(f"norm must be 'ibn_a' or None for a DenseNet, got {norm!r}")
+        if pretrained and not backbone.split(".")[0].endswith(f"_ibn_{NORMS[norm]}"):
+            plain = backbone.partition("_ibn_")[0]
+            raise ValueError(
+                f"pretrained must be False for {backbone!r} with norm={norm!r}: its weights are of "
+                f"its own norm; take {plain!r}, whose plain weights are converted"
+            )
         arguments["ibn"] = NORMS[norm]
     features = _create_features(backbone, output_stride, arguments)
     reductions = features.feature_info.reduction()

@@ -229,7 +229,7 @@ def trained(cfg, classes=CLASSES):
 
 def test_a_model_of_crops_sees_pictures_at_their_size(folder):
     image = to_image(stored("in/colour.png"))
-    run = trained(Config(scale=(0.5, 2.0)))
+    run = trained(Config())._replace(crops=True)
     assert torch.equal(label_function(run)(image), brightest(image))
     assert run.model.seen == (16, 24)
     other = trained(Config())

@@ -242,6 +242,11 @@ def test_training_compiles_with_whitened_maps(images):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        (
+            {"backbone": "resnet18_ibn_a", "norm": "whiten", "pretrained": True},
+            ValueError,
+            "its weights are of its own norm; take 'resnet18'",
+        ),
         ({"norm": "ibn_c"}, KeyError, "norm 'ibn_c' is unknown, nearest 'ibn_"),
         ({"norm": "ibn_a", "backbone_args": {"ibn": "b"}}, ValueError, "exclude each other"),
         ({"backbone": "convnext_atto", "norm": "ibn_b"}, ValueError, "norm 'ibn_b' finds no place"),
