@@ -24,7 +24,7 @@ FLOORS = {
     "data": ("", "torch torchvision numpy cv2 PIL scipy"),
     "tasks": ("models methods metrics data", "torch torchvision timm"),
     "engine": (
-        "tasks methods metrics data config ops __init__",
+        "tasks methods metrics data config layers ops __init__",
         "torch torchvision numpy accelerate rich matplotlib",
     ),
     "benchmark": (

@@ -110,7 +110,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     if accelerator.num_processes > 1:
         run.print("batch statistics are those of each process: its own batch_size images")
     size = sets.image_size(training)
-    identity = {"task": cfg.task, "config": config.to_dict(cfg), "size": size}
+    identity: dict[str, Any] = {"task": cfg.task, "config": config.to_dict(cfg), "size": size}
     identity |= {"classes": list(classes), "crops": isinstance(training, sets.DrawnSet)}
     gated = gate.entry(state.model, selection.values())
 

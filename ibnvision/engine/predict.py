@@ -9,6 +9,7 @@ from torch import nn
 
 from ibnvision import config, data
 from ibnvision.config import Config
+from ibnvision.layers import fold_norm
 from ibnvision.tasks.labels import Label, labeller
 
 from . import build_model, checkpoint, find_task
@@ -93,6 +94,9 @@ def usable_device(name: str) -> torch.device:
 def label_function(trained: Trained, **how: Any) -> Label:
     """`tasks.labels.labeller`, with its arguments `how`, for a trained segmentation model.
 
+    The batch norms of a model in eval mode are folded into its convolutions, in place: it cannot
+    train any more.
+
     Raises: ValueError for another task, for more classes than a label file holds, and as there.
     """
     if trained.cfg.task != "segmentation":
@@ -101,7 +105,18 @@ def label_function(trained: Trained, **how: Any) -> Label:
         raise ValueError(
             f"trained must have at most {data.IGNORED} classes, got {len(trained.classes)}"
         )
+    if not trained.model.training:
+        _fold(trained)
     return labeller(trained.model, trained.size, crops=trained.crops, **how)
+
+
+def _fold(trained: Trained) -> None:
+    """fold_norm, on a small image or, where the model takes none, on one of its training size."""
+    try:
+        fold_norm(trained.model)
+    except ValueError:
+        like = next(trained.model.parameters())
+        fold_norm(trained.model, like.new_zeros(1, 3, *trained.size))
 
 
 def draw_scenes(

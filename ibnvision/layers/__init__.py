@@ -8,6 +8,7 @@ from .convert_deconv import convert_to_deconv, reparameterize
 from .convert_lambda import from_lambda, to_lambda
 from .dea import DEAB, DEB
 from .detail_conv import DEConv
+from .fold_norm import fold_norm
 from .ibn_norm import IBN, BatchNormAct2d, IBNAct2d, InstanceNormAct2d
 from .instance_whitening import InstanceWhiteningAct2d
 from .lambda_attention import (
@@ -43,6 +44,7 @@ __all__ = [
     "SwitchWhiten2d",
     "convert_to_deconv",
     "convert_to_ibn",
+    "fold_norm",
     "from_lambda",
     "fuse_norm_act",
     "lambda_decode",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,34 @@ def test_the_steps_compute_the_same_loss():
     assert {"fallback", "plain", "bare"} <= set(calls)
     for call in calls.values():
         call()  # forward, backward and step run through
+
+
+def test_inference_measures_folding_and_kernels_apart():
+    setup = dataclasses.replace(SMALL, part=segmentation.INFERENCE)
+    calls, skipped = segmentation.variants(setup, compiled=False)
+    every = {"fallback", "plain", "bare", "folded fallback", "kernel", "unfolded"}
+    assert set(calls) | set(skipped) == every
+    assert set(skipped) <= {"kernel", "unfolded"}
+    folded, x = setup.folded(), torch.randn(1, 3, 64, 64)
+    assert not [n for n, m in folded.named_modules() if is_run(n) and isinstance(m, nn.BatchNorm2d)]
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), setup.network(setup.model)(x), rtol=1e-4, atol=1e-4)
+    samples = {
+        k: np.full(9, float(v))
+        for k, v in dict(zip(sorted(every), (5, 10, 8, 4, 9, 7), strict=True)).items()
+    }
+    found = {f["metric"]: f["value"] for f in segmentation.derived(samples, "cpu")}
+    # bare 5, fallback 10, folded fallback 8, kernel 4, plain 9, unfolded 7
+    assert found["recovered"] == pytest.approx(120)
+    assert found["recovered by folding alone"] == pytest.approx(40)
+    assert found["recovered by kernels alone"] == pytest.approx(60)
+    assert found["times faster than folded fallback"] == pytest.approx(2)
+    assert found["times faster than unfolded"] == pytest.approx(7 / 4)
+
+
+def is_run(name: str) -> bool:
+    """Whether inference runs the module of that name."""
+    return not name.startswith("auxiliary")
 
 
 def test_derived_numbers():

@@ -1,5 +1,6 @@
 """Pictures and videos in; overlays, colours, class ids and shares out."""
 
+import copy
 import csv
 import dataclasses
 from pathlib import Path
@@ -16,6 +17,7 @@ from ibnvision.engine import checkpoint
 from ibnvision.engine.label import label_files, mean_shares
 from ibnvision.engine.photo import to_image
 from ibnvision.engine.predict import Trained, label_function, load_trained, usable_device
+from ibnvision.models import create_segmenter
 
 CLASSES = ("road", "sky", "a, b")
 
@@ -239,6 +241,29 @@ def test_a_model_of_crops_sees_pictures_at_their_size(folder):
     assert other.model.seen == (42, 60)
 
 
+def test_labels_of_a_folded_model_agree_but_for_ties():
+    torch.manual_seed(0)
+    model = create_segmenter("resnet18_ibn_b", 3, head="deeplabv3plus", head_channels=16).eval()
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(std=0.1)
+            m.running_var.uniform_(0.5, 1.5)
+    plain = copy.deepcopy(model)
+    run = Trained(model, Config(), CLASSES, (64, 96))
+    image = torch.rand(3, 64, 96)
+    label = label_function(run)
+    with torch.no_grad():
+        want, scores = plain(image[None])[0], model(image[None])[0]
+    tolerance = 1e-5 * want.abs().max()
+    assert 0 < (scores - want).abs().max() < tolerance  # folded, and the same
+    best, second = want.topk(2, dim=0).values
+    clear = best - second > 2 * tolerance
+    assert clear.float().mean() > 0.9
+    assert torch.equal(label(image)[clear], want.argmax(0).to(torch.uint8)[clear])
+    with pytest.raises(RuntimeError, match="was folded"):
+        model.train()
+
+
 def test_a_checkpoint_is_loaded_without_fetching_other_weights(folder, monkeypatch):
     built = []
 
@@ -249,6 +274,7 @@ def test_a_checkpoint_is_loaded_without_fetching_other_weights(folder, monkeypat
     monkeypatch.setattr("ibnvision.tasks.segmentation.build_model", build)
     cfg = Config(model_args={"pretrained": True, "ibn": "b"})
     state = {"config": config.to_dict(cfg), "classes": ["a", "b"], "size": [16, 24], "ema": None}
+    state["step"] = 3
     checkpoint.save(Path("last.pt"), state | {"model": nn.Conv2d(3, 2, 1).state_dict()})
     assert load_trained("last.pt").cfg == cfg
     assert built == [{"pretrained": False, "ibn": "b"}]
