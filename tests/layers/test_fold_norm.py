@@ -260,7 +260,7 @@ def test_bfloat16_by_autocast():
     assert (after - exact).abs().max() < 2 * (before - exact).abs().max() + 1e-2 * scale
 
 
-def test_exports_scripts_and_copies():
+def test_exports_scripts_graphs_and_copies():
     x = image(1, 64, 16, 16)
     model = at_random(nn.Sequential(block(), Add(), block(act=nn.Hardswish)))
     with torch.no_grad():
@@ -269,9 +269,18 @@ def test_exports_scripts_and_copies():
         for other in (
             torch.export.export(model, (x,)).module(),
             torch.jit.script(model),
+            torch.fx.symbolic_trace(model),
+            torch.compile(model, backend="eager", fullgraph=True),
             copy.deepcopy(model),
         ):
             assert_close(other(x), want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+def test_vmap():
+    model, x = at_random(nn.Sequential(block(), Add())), image(3, 1, 64, 16, 16)
+    fold_norm(model)
+    with torch.no_grad():
+        assert_close(torch.vmap(model)(x), model(x.flatten(0, 1))[:, None], rtol=1e-5, atol=1e-5)
 
 
 def test_undo_follows_dtype_and_keeps_the_old_parameters():
