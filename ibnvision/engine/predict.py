@@ -77,7 +77,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     height, width = state["size"]
     model = model.to(device).eval()
     crops = state.get("crops", bool(cfg.scale))  # younger than some runs
-    return Trained(model, cfg, tuple(state["classes"]), (height, width), state["step"], crops)
+    step = state.get("step", 0)
+    return Trained(model, cfg, tuple(state["classes"]), (height, width), step, crops)
 
 
 def usable_device(name: str) -> torch.device:
