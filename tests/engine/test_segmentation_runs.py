@@ -106,7 +106,16 @@ def test_a_run_leaves_what_it_promises(trained):
         assert re.search(rf"^│ {name} +│ +[\d.-]+ │ +[\d.-]+ │$", log, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [line for name in REAL for line in commands(name)])
+# by default one of each kind: plain, whitened, two sources, AdamW with the other protocol
+KINDS = ("seg_gtav_r50", "seg_gtav_r50_isw", "seg_gtav_synthia_r50_isw", "seg_gtav_adamw")
+COMMANDS = [
+    pytest.param(line, marks=() if name in KINDS and number == 0 else pytest.mark.slow)
+    for name in REAL
+    for number, line in enumerate(commands(name))
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_of_a_published_setting_runs(
     command, folders, tmp_path, capsys, quick_pictures
 ):

@@ -83,7 +83,9 @@ def test_maps_without_the_head_in_any_mode(images):
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
     assert isinstance(model(images), torch.Tensor)
-    with pytest.raises(RuntimeError, match="take needs a forward before it with this layer in training mode"):
+    with pytest.raises(
+        RuntimeError, match="take needs a forward before it with this layer in training mode"
+    ):
         next(m for m in model.modules() if isinstance(m, InstanceWhiteningAct2d)).take()
     assert build().whitened_channels == [] and build().standardized_maps(images) == []
 
