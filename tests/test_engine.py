@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from same_run import assert_same_run, interrupt_at
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset
 
@@ -89,37 +90,6 @@ def weights_of(folder, name="last.pt"):
     return checkpoint.load(folder / name)["model"]
 
 
-def assert_same_run(one, two):
-    first, second = checkpoint.load(one / "last.pt"), checkpoint.load(two / "last.pt")
-    for key, value in first["model"].items():
-        assert torch.equal(value, second["model"][key]), key
-    for key, state in first["optimizer"]["state"].items():
-        assert torch.equal(
-            state["momentum_buffer"], second["optimizer"]["state"][key]["momentum_buffer"]
-        )
-    assert torch.equal(first["rng"]["torch"], second["rng"]["torch"])
-    assert first["step"] == second["step"] and first["best"] == second["best"]
-
-    def numbers(folder):
-        rows = engine.read_records(folder)
-        return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
-
-    assert numbers(one) == numbers(two)
-
-
-def interrupt_at(monkeypatch, call, target="compute_loss", number=signal.SIGINT):
-    """Send a signal to this process inside the given call of a task function."""
-    original, calls = getattr(segmentation, target), []
-
-    def interrupting(*args):
-        calls.append(1)
-        if len(calls) == call:
-            os.kill(os.getpid(), number)
-        return original(*args)
-
-    monkeypatch.setattr(segmentation, target, interrupting)
-
-
 def test_a_run_leaves_what_it_promises_and_learns(cfg):
     cfg = dataclasses.replace(cfg, steps=40, eval_every=20)
     folder = engine.train(cfg)
@@ -172,7 +142,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     cfg = dataclasses.replace(cfg, **changes)
     whole = engine.train(dataclasses.replace(cfg, name="whole"))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, call, target, number)
+        interrupt_at(patch, segmentation, call, target, number)
         with pytest.raises(KeyboardInterrupt):
             engine.train(cfg)
     folder = Path(cfg.out) / "segmentation" / "toy"
@@ -199,7 +169,7 @@ def test_a_killed_training_leaves_a_loadable_checkpoint(cfg, tmp_path):
         from ibnvision.tasks import segmentation
         patch = pytest.MonkeyPatch()
         test_engine.toy.__wrapped__(patch)
-        test_engine.interrupt_at(patch, 7, number=9)
+        test_engine.interrupt_at(patch, segmentation, 7, number=9)
         engine.train(config.from_dict({config.to_dict(cfg)!r}))
         """
     )

@@ -178,11 +178,8 @@ def main(argv: Sequence[str]) -> int:
     shared = record.start("attention", argv, args) | {"threads": args.threads}
     path = record.results_file(args.out, "attention")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
     records: list[record.Record] = []
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_num_threads, before)
+    with measure.threads(args.threads):
         made = cases(args.device, quick=args.quick)
         rates = sorted({case.dtype for case in made})
         best, found = ceilings.measure_ceilings(args.device, rates, args.threads, quick=args.quick)

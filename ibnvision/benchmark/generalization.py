@@ -59,9 +59,7 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
     That of ISW with its loss, as in all steps after those that collect.
     """
     found = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with measure.threads(1):
         for norm, job in {_norm(job): job for job in reversed(jobs)}.items():
             cfg = job.cfg
             classes = data.classes(cfg.train_domains[0])
@@ -87,8 +85,6 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
                         "n": repeats,
                     }
                 )
-    finally:
-        torch.set_num_threads(before)
     return found[::-1]
 
 

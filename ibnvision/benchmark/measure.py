@@ -1,10 +1,11 @@
 """Interleaved timing and the statistics of what was timed, in numpy."""
 
+import contextlib
 import ctypes
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +33,35 @@ def keep_freed_memory() -> bool:
         return False
     # no block of its own mapping, and never a trimmed heap
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Have torch compute with so many CPU threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def add_compiled(
+    name: str, make: Callable[[], Call], calls: dict[str, Call], skipped: dict[str, str]
+) -> None:
+    """Put a call that a compiler has to prepare among `calls`, run once, or why not in `skipped`.
+
+    A compiler that is missing or fails must not end the other calls.
+    """
+    torch._dynamo.reset()
+    call = make()
+    try:
+        call()
+    except Exception as error:
+        words = str(error).strip().splitlines() or [""]
+        skipped[name] = f"{type(error).__name__}: {words[0]}"
+    else:
+        calls[name] = call
 
 
 def interleave(

@@ -125,15 +125,12 @@ def variants(setup: Setup, *, compiled: bool) -> tuple[dict[str, Call], dict[str
     else:
         calls["kernel"] = step_call(ours(), setup)
     if compiled:
-        torch._dynamo.reset()
-        call = step_call(torch.compile(ours()), setup, reference=True)  # type: ignore[arg-type]
-        try:
-            call()
-            calls["compiled fallback"] = call
-        except Exception as error:  # a compiler that is missing or fails must not end the others
-            skipped["compiled fallback"] = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            )
+
+        def fallback() -> Call:
+            network: Any = torch.compile(ours())
+            return step_call(network, setup, reference=True)
+
+        measure.add_compiled("compiled fallback", fallback, calls, skipped)
     return calls, skipped
 
 
@@ -204,18 +201,14 @@ def tables(records: Sequence[record.Record]) -> str:
         for r in records
         if r["metric"] == "time"
     ]
-    found = [
-        [f"{r['model']} {r['dtype']} {r['format']}: {r['metric']}", f"{r['value']:.3g} {r['unit']}"]
-        + [f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
-        for r in records
-        if r["metric"] not in ("time", "ceiling")
-    ]
+    found = [r for r in records if r["metric"] not in ("time", "ceiling")]
     best = [r for r in records if r["metric"] == "ceiling"]
     text = record.table(header, rows)
     if best:
         text = f"Ceilings: {ceilings.text(best)}.\n\n{text}"
     if found:
-        text += "\n\n" + record.table(["kernel", "value", "95 % bootstrap", "repetitions"], found)
+        names = [f"{r['model']} {r['dtype']} {r['format']}: {r['metric']}" for r in found]
+        text += "\n\n" + record.interval_table("kernel", names, found)
     return text
 
 
@@ -233,9 +226,8 @@ def main(argv: Sequence[str]) -> int:
     shared = record.start("models", argv, args)
     path = record.results_file(args.out, "models")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    before, dtype = torch.get_num_threads(), "bf16" if cuda else "fp32"
-    torch.set_num_threads(args.threads)
-    try:
+    dtype = "bf16" if cuda else "fp32"
+    with measure.threads(args.threads):
         best, found = ceilings.measure_ceilings(
             args.device, [dtype], args.threads, quick=args.quick
         )
@@ -249,8 +241,6 @@ def main(argv: Sequence[str]) -> int:
             new = run(setup, common, best, repeats, cuda or args.compile)
             record.append(path, new)
             records += new
-    finally:
-        torch.set_num_threads(before)
     print(f"\n{tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")

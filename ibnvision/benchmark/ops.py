@@ -223,9 +223,7 @@ def main(argv: Sequence[str]) -> int:
     shared = record.start("ops", argv, args)
     path = record.results_file(args.out, "ops")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    try:
+    with measure.threads(args.threads):
         rates = sorted({*dtypes, *(OPS[name].rate for name in names)})
         best, found = ceilings.measure_ceilings(args.device, rates, args.threads, quick=args.quick)
         records = [shared | {"threads": args.threads} | one for one in found]
@@ -239,8 +237,6 @@ def main(argv: Sequence[str]) -> int:
             new += kept_records(case, common)
             record.append(path, new)
             records += new
-    finally:
-        torch.set_num_threads(before)
     print(f"\n{op_tables.tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")

@@ -211,6 +211,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(cells[0]), "| " + " | ".join(rule) + " |", *map(line, cells[1:])])
 
 
+def interval_table(title: str, names: Sequence[str], records: Sequence[Record]) -> str:
+    """The records of derived numbers, by these names, with unit, interval and repetitions."""
+    rows = [
+        [name, f"{r['value']:.3g} {r['unit']}", f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
+        for name, r in zip(names, records, strict=True)
+    ]
+    return table([title, "value", "95 % bootstrap", "repetitions"], rows)
+
+
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write through a temporary name in the same folder, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

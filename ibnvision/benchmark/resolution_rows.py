@@ -165,9 +165,7 @@ def costs(
     networks: Mapping[str, nn.Module], scores: Scores, repeats: int
 ) -> Iterator[dict[str, Any]]:
     """Per scale and view: CPU seconds of one image on one thread, their spread, live bytes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with measure.threads(1):
         for scale in SCALES:
             image = scores.pictures(SCENE, scale)[0][0][None]
             calls = {name: _call(model, image) for name, model in networks.items()}
@@ -178,8 +176,6 @@ def costs(
                 row = {"view": name, "scale": scale, "n": repeats, "peak_bytes": live.peak}
                 row |= {"cpu_s": float(np.median(seconds)), "spread": measure.spread(seconds)}
                 yield row
-    finally:
-        torch.set_num_threads(before)
 
 
 def _call(model: nn.Module, image: Tensor) -> Any:

@@ -5,7 +5,6 @@ as published in PyTorch's own (plain), and that compiled. Plain and compiled com
 named; ours chooses its own. Live memory counts tensors and leaves workspace of libraries out.
 """
 
-import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,13 +99,12 @@ def backends(case: Case, *, compiled: bool) -> tuple[dict[str, Call], dict[str, 
             torch.testing.assert_close(ours(x), plain(x), rtol=tolerance, atol=tolerance)
         calls["kernel"] = make(ours, case)
     if compiled:
-        torch._dynamo.reset()
-        call = make(torch.compile(copy.deepcopy(plain), dynamic=False), case)  # type: ignore[arg-type]
-        try:
-            call()
-            calls["compiled"] = call
-        except Exception as error:  # a compiler that is missing or fails must not end the others
-            skipped["compiled"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+        def rival() -> Call:
+            network: Any = torch.compile(copy.deepcopy(plain), dynamic=False)
+            return make(network, case)
+
+        measure.add_compiled("compiled", rival, calls, skipped)
     return calls, skipped
 
 
@@ -176,16 +174,12 @@ def tables(records: Sequence[record.Record]) -> str:
         for r in records
         if r["metric"] == "time"
     ]
-    ratios = [
-        [f"{name(r)}, {r['metric']}", f"{r['value']:.3g} {r['unit']}"]
-        + [f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
-        for r in records
-        if r["metric"].startswith("times faster")
-    ]
+    ratios = [r for r in records if r["metric"].startswith("times faster")]
     live = [[name(r), f"{r['value']:.0f}"] for r in records if r["metric"] == "live"]
     parts = [record.table([MODEL, "ms", "quartiles"], times)]
     if ratios:
-        parts.append(record.table(["ratio", "value", "95 % bootstrap", "repetitions"], ratios))
+        names = [f"{name(r)}, {r['metric']}" for r in ratios]
+        parts.append(record.interval_table("ratio", names, ratios))
     if live:
         parts.append(record.table(["live tensors at the peak", "bytes a pixel"], live))
     return "\n\n".join(parts)
@@ -199,10 +193,8 @@ def main(argv: Sequence[str]) -> int:
     shared = record.start("restoration", argv, args) | {"model": MODEL, "threads": args.threads}
     path = record.results_file(args.out, "restoration")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    before, records = torch.get_num_threads(), []
-    torch.set_num_threads(args.threads)
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_num_threads, before)
+    records = []
+    with measure.threads(args.threads):
         for case in cases(args.device, quick=args.quick):
             print(f"{case.part} {case.format}, batch {case.batch}, {case.size} px", flush=True)
             repeats = args.repeats or (2 if args.quick else 3 if case.size > 512 else 9)

@@ -16,6 +16,7 @@ from typing import Any
 from ibnvision import config, data, engine
 from ibnvision.config import Config
 from ibnvision.data.shifts import APPEARANCE_HASH
+from ibnvision.engine.run_folder import HARMLESS
 from ibnvision.ops import kernel_report
 
 from . import record, scores
@@ -61,7 +62,7 @@ UNITS = {"miou_pct": "mIoU %", "psnr_rgb_db": "PSNR dB"}  # of a task's score
 PHOTOGRAPHS = ("motorcycle_",)  # real, though they need no folder
 STRESS = ("streets_sketch", "streets_invert")
 CAMVID = ("camvid_day", "camvid_dusk")
-NOT_PROTOCOL = ("seed", "name", "out", "workers", "log_every", "data", "scenes", "oracle")
+NOT_PROTOCOL = (*HARMLESS, "seed", "data", "oracle")
 LATER = (  # younger than recorded protocols: left out where they do nothing
     *("loss_args", "lr_end", "backbone_lr", "scale", "class_uniform", "sync_norm"),
     *("protocol", "eval_scales", "eval_flip"),
@@ -231,9 +232,7 @@ class State:
 
 def _comparable(cfg: Config) -> dict[str, Any]:
     """A config without what moves when a folder is renamed or a log gets finer."""
-    values = config.to_dict(cfg)
-    harmless = ("out", "name", "workers", "log_every", "scenes")
-    return {k: v for k, v in values.items() if k not in harmless}
+    return {k: v for k, v in config.to_dict(cfg).items() if k not in HARMLESS}
 
 
 def affordable(

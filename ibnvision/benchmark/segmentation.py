@@ -118,36 +118,27 @@ def variants(setup: Setup, *, compiled: bool) -> tuple[dict[str, Call], dict[str
         if inference:
             calls["unfolded"] = call_of(setup.network(setup.model), setup)
     if compiled:
-        torch._dynamo.reset()
-        network: Any = torch.compile(setup.network(setup.model))
-        call = call_of(network, setup, reference=True)
-        try:
-            call()
-            calls["compiled fallback"] = call
-        except Exception as error:  # a compiler that is missing or fails must not end the others
-            words = str(error).strip().splitlines() or [""]
-            skipped["compiled fallback"] = f"{type(error).__name__}: {words[0]}"
+
+        def fallback() -> Call:
+            network: Any = torch.compile(setup.network(setup.model))
+            return call_of(network, setup, reference=True)
+
+        measure.add_compiled("compiled fallback", fallback, calls, skipped)
     return calls, skipped
 
 
-def derived(samples: dict[str, measure.Array], device: str) -> list[dict[str, Any]]:
+def derived(samples: dict[str, measure.Array]) -> list[dict[str, Any]]:
     """Numbers of several variants with their bootstrap intervals, as fields of records."""
     ratio = measure.paired_ratio
     asked: list[tuple[str, str, Callable[..., float], tuple[str, ...]]] = [
         ("recovered", "%", models.recovered, ("fallback", "kernel", "bare")),
-        (
-            "recovered by folding alone",
-            "%",
-            models.recovered,
-            ("fallback", "folded fallback", "bare"),
+        *(
+            (f"recovered by {part} alone", "%", models.recovered, ("fallback", variant, "bare"))
+            for part, variant in (("folding", "folded fallback"), ("kernels", "unfolded"))
         ),
-        ("recovered by kernels alone", "%", models.recovered, ("fallback", "unfolded", "bare")),
-        ("times faster than fallback", "x", ratio, ("fallback", "kernel")),
-        ("times faster than folded fallback", "x", ratio, ("folded fallback", "kernel")),
-        ("times faster than unfolded", "x", ratio, ("unfolded", "kernel")),
-        ("times faster than plain", "x", ratio, ("plain", "kernel")),
-        ("times faster than compiled fallback", "x", ratio, ("compiled fallback", "kernel")),
     ]
+    for rival in ("fallback", "folded fallback", "unfolded", "plain", "compiled fallback"):
+        asked.append((f"times faster than {rival}", "x", ratio, (rival, "kernel")))
     return measure.derived(samples, asked)
 
 
@@ -179,7 +170,7 @@ def run(
         if setup.device == "cuda":
             fields |= {"peak_mb": peak_mb(calls[name])}
         found.append(common | fields)
-    return found + [common | {"backend": "kernel"} | f for f in derived(seconds, setup.device)]
+    return found + [common | {"backend": "kernel"} | f for f in derived(seconds)]
 
 
 def tables(records: Sequence[record.Record]) -> str:
@@ -196,17 +187,13 @@ def tables(records: Sequence[record.Record]) -> str:
         for r in records
         if r["metric"] == "time"
     ]
-    found = [
-        [f"{name(r)}: {r['metric']}", f"{r['value']:.3g} {r['unit']}"]
-        + [f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
-        for r in records
-        if r["metric"] != "time"
-    ]
+    found = [r for r in records if r["metric"] != "time"]
     text = record.table(
         [records[0]["model"], "ms", "quartiles", "images/s (wall)", "peak MiB"], times
     )
     if found:
-        text += "\n\n" + record.table(["kernel", "value", "95 % bootstrap", "repetitions"], found)
+        names = [f"{name(r)}: {r['metric']}" for r in found]
+        text += "\n\n" + record.interval_table("kernel", names, found)
     return text
 
 
@@ -224,10 +211,9 @@ def main(argv: Sequence[str]) -> int:
     shared = record.start("segmentation", argv, args)
     path = record.results_file(args.out, "segmentation")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    before, dtype = torch.get_num_threads(), "bf16" if cuda else "fp32"
-    torch.set_num_threads(args.threads)
+    dtype = "bf16" if cuda else "fp32"
     records: list[record.Record] = []
-    try:
+    with measure.threads(args.threads):
         for part in (TRAINING, INFERENCE):
             for form in ["channels_last"] if cuda else list(FORMATS):
                 setup = Setup(*names, part, size, batch, args.device, form, dtype)
@@ -238,8 +224,6 @@ def main(argv: Sequence[str]) -> int:
                 new = run(setup, common, repeats, compiled=cuda or args.compile)
                 record.append(path, new)
                 records += new
-    finally:
-        torch.set_num_threads(before)
     print(f"\n{tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")

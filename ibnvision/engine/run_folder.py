@@ -21,7 +21,7 @@ from ibnvision.ops import kernel_report
 
 from . import checkpoint
 
-_HARMLESS = ("out", "name", "workers", "log_every", "scenes")
+HARMLESS = ("out", "name", "workers", "log_every", "scenes")
 _WIDTH = 140  # characters of a table where no terminal says otherwise
 _OURS = {"config.toml", "env.json", "metrics.jsonl", "log.txt"}
 
@@ -68,7 +68,7 @@ def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
     changed = [
         f"{key} ({old.get(key)!r} -> {new.get(key)!r})"
         for key in sorted({*old, *new})
-        if key not in _HARMLESS and old.get(key) != new.get(key)
+        if key not in HARMLESS and old.get(key) != new.get(key)
     ]
     if changed:
         raise ValueError(

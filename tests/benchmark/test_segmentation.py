@@ -57,7 +57,7 @@ def test_inference_measures_folding_and_kernels_apart():
         k: np.full(9, float(v))
         for k, v in dict(zip(sorted(every), (5, 10, 8, 4, 9, 7), strict=True)).items()
     }
-    found = {f["metric"]: f["value"] for f in segmentation.derived(samples, "cpu")}
+    found = {f["metric"]: f["value"] for f in segmentation.derived(samples)}
     # bare 5, fallback 10, folded fallback 8, kernel 4, plain 9, unfolded 7
     assert found["recovered"] == pytest.approx(120)
     assert found["recovered by folding alone"] == pytest.approx(40)
@@ -76,7 +76,7 @@ def test_derived_numbers():
     samples = {
         k: v + rng.normal(0, 0.01, 9) for k, v in dict(fallback=10, kernel=6, bare=5).items()
     }
-    found = {f["metric"]: f["value"] for f in segmentation.derived(samples, "cpu")}
+    found = {f["metric"]: f["value"] for f in segmentation.derived(samples)}
     assert found["recovered"] == pytest.approx(80, abs=1)
     assert found["times faster than fallback"] == pytest.approx(10 / 6, abs=0.02)
     assert "times faster than plain" not in found

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from noise_batch import batch
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
@@ -10,13 +11,6 @@ from ibnvision.tasks import TASKS, segmentation
 
 CLASSES = ("road", "sky", "car")
 PALETTE = torch.tensor([[128, 64, 128], [70, 130, 180], [0, 0, 142]], dtype=torch.uint8)
-
-
-def batch(count=64, height=3, width=5):
-    generator = torch.Generator().manual_seed(1)
-    image = torch.rand(count, 3, height, width, generator=generator)
-    target = torch.randint(0, 3, (count, height, width), generator=generator)
-    return {"image": image, "target": target, "domain": ["d"] * count}
 
 
 def test_the_task_is_listed():

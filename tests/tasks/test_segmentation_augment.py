@@ -1,13 +1,7 @@
 import torch
+from noise_batch import batch
 
 from ibnvision.tasks import segmentation, segmentation_augment
-
-
-def batch(count=64, height=3, width=5):
-    generator = torch.Generator().manual_seed(1)
-    image = torch.rand(count, 3, height, width, generator=generator)
-    target = torch.randint(0, 3, (count, height, width), generator=generator)
-    return {"image": image, "target": target, "domain": ["d"] * count}
 
 
 def seeded():
