@@ -1,0 +1,62 @@
+"""`ibnvision eval`: the numbers of a trained run on domains."""
+
+import argparse
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .arguments import data_option, pairs, split_option
+
+
+def arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run_or_file", metavar="RUN", help="run folder or checkpoint file")
+    command.add_argument("--domains", nargs="+", help="default: the run's test domains")
+    split_option(command)
+    command.add_argument(
+        "--protocol", choices=("native", "half"), help="of segmentation; default: the run's"
+    )
+    command.add_argument(
+        "--scales", nargs="+", type=float, metavar="S", help="sizes to average over, such as 0.5 1"
+    )
+    command.add_argument("--flip", action="store_true", help="average over mirrored images too")
+    command.add_argument("--out", help="also write eval.json, confusion matrices and overlays here")
+    data_option(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ibnvision import engine
+    from ibnvision.engine.checkpoint import selection
+    from ibnvision.engine.predict import find_weights, load_trained
+    from ibnvision.engine.progress import results_table
+    from ibnvision.metrics import rules
+
+    path = find_weights(options.run_or_file)
+    trained = load_trained(path)
+    cfg = dataclasses.replace(trained.cfg, data=trained.cfg.data | dict(pairs(options.data)))
+    asked = {"protocol": options.protocol, "eval_scales": options.scales}
+    asked |= {"eval_flip": options.flip or None}
+    cfg = dataclasses.replace(cfg, **{k: v for k, v in asked.items() if v is not None})
+    domains = options.domains or list(cfg.test_domains)
+    if not domains:
+        raise ValueError(f"{path} was trained without test domains: pass --domains")
+    results = engine.evaluate(
+        cfg, trained.model, domains=domains, split=options.split, out=options.out
+    )
+    chosen = selection(path.name, trained.step, trained.cfg.steps)
+    Console().print(results_table(results, f"{path} ({chosen}) on {options.split}"))
+    if options.out:
+        report = {"weights": str(path), "selection": chosen, "split": options.split}
+        report |= rules(results[domains[0]])
+        target = Path(options.out) / "eval.json"
+        target.write_text(json.dumps(_plain(report | {"domains": results}), indent=1) + "\n")
+        print(target)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
