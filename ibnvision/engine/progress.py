@@ -15,9 +15,10 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ibnvision.metrics import as_text, heading, notes
+from ibnvision.metrics import BY_CLASS, as_text, heading, notes
 
 _BESIDE = 12  # classes that fit beside the scores
+_ABREAST = 5  # scores that fit beside each other in 80 columns
 
 __all__ = [
     "Interrupted",
@@ -108,32 +109,38 @@ def memory_mb(device: torch.device) -> float:
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Group:
     """Rows of `evaluate`, one per domain with all its numbers, and the rules that they go by.
 
-    Many classes stand in a table of their own, a row for each.
+    Many classes stand in a table of their own, a row for each; many scores in several tables.
     """
-    table = Table(title=title)
-    table.add_column("domain", no_wrap=True)
     first = next(iter(results.values()))
     scores = [key for key, value in first.items() if isinstance(value, float)]
-    names = list(first.get("iou_pct", ()))
-    beside = names if len(names) <= _BESIDE else []
-    for key in scores:  # a narrow terminal breaks the names of classes, if there are any
-        table.add_column(heading(key), justify="right", style="bold", no_wrap=bool(names))
-    for name in beside:
-        table.add_column(name, justify="right")
-    for domain, row in results.items():
-        shown = [as_text(key, row[key]) for key in scores]
-        table.add_row(domain, *shown, *(as_text("iou_pct", row["iou_pct"][c]) for c in beside))
-    below = [] if len(beside) == len(names) else [_by_class(results, names)]
+    classes = next((key for key in BY_CLASS if key in first), "")
+    names = list(first.get(classes, ()))
+    beside = names if len(names) <= _BESIDE and len(scores) <= _ABREAST else []
+    tables = []
+    for begin in range(0, max(len(scores), 1), _ABREAST):
+        table = Table(title=None if begin else title)
+        table.add_column("domain", no_wrap=True)
+        part = scores[begin : begin + _ABREAST]
+        for key in part:  # a narrow terminal breaks the names of classes, if there are any
+            table.add_column(heading(key), justify="right", style="bold", no_wrap=bool(names))
+        for name in beside:
+            table.add_column(name, justify="right")
+        for domain, row in results.items():
+            shown = [as_text(key, row[key]) for key in part]
+            table.add_row(domain, *shown, *(as_text(classes, row[classes][c]) for c in beside))
+        tables.append(table)
+    below = [] if len(beside) == len(names) else [_by_class(results, classes)]
     lines = [told(domain, row["facts"]) for domain, row in results.items() if row.get("facts")]
-    return Group(table, *below, *notes(first), *lines)
+    return Group(*tables, *below, *notes(first), *lines)
 
 
-def _by_class(results: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Table:
-    table = Table("iou", title="iou of each class")
+def _by_class(results: Mapping[str, Mapping[str, Any]], key: str) -> Table:
+    about = heading(key).removesuffix(" by class")
+    table = Table(about, title=f"{about} of each class")
     for domain in results:
         table.add_column(domain, justify="right", overflow="fold")
-    for name in names:
-        table.add_row(name, *(as_text("iou_pct", row["iou_pct"][name]) for row in results.values()))
+    for name in next(iter(results.values()))[key]:
+        table.add_row(name, *(as_text(key, row[key][name]) for row in results.values()))
     return table
 
 
