@@ -21,7 +21,7 @@ FLOORS = {
     "metrics": ("", "torch numpy torchmetrics faster_coco_eval"),
     "config": ("", "torch numpy"),
     "testing": ("", "torch numpy"),
-    "data": ("", "torch torchvision numpy cv2 PIL scipy"),
+    "data": ("", "torch torchvision numpy cv2 PIL scipy yaml"),
     "tasks": ("models methods metrics data", "torch torchvision timm"),
     "engine": (
         "tasks methods metrics data config layers ops __init__",

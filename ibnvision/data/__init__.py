@@ -9,6 +9,11 @@ those of dehazing and the real ones of CITYSCAPES, also have `draw`, a random vi
 Of the latter an item is what an evaluation protocol shows, see `protocols.PROTOCOLS`, and `facts()`
 is what a number measured on them means.
 
+Those of detection ("streets_fog_boxes") are a dict: boxes float32 [n, 4], x0, y0, x1, y1 in pixels
+of the image, from 0 and with exclusive ends; labels int64 [n], where i is the class i - 1 of
+`classes(domain)`; ignore bool [n], objects that neither count nor are trained on; area float32 [n];
+image_id int64. An image without objects has boxes [0, 4]. Those on disk have `draw` and `facts`.
+
 Every dataset also has `picture(i)`, the same as bytes, and `fingerprint()`, a SHA-256 of what is
 evaluated. Nothing here imports OpenCV before a dataset is built.
 """
@@ -21,7 +26,19 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .names import CITYSCAPES, CLASSES, IGNORED, color_mask, known, palette
+from .names import (
+    BDD100K_THINGS,
+    BOX_CLASSES,
+    CITYSCAPES,
+    CITYSCAPES_THINGS,
+    CLASSES,
+    DWD,
+    IGNORED,
+    RTTS,
+    color_mask,
+    known,
+    palette,
+)
 from .protocols import PROTOCOLS
 
 __all__ = [
@@ -113,6 +130,12 @@ def _paired_folder(domain: str, split: str, *, root: Any, limit: Any, **_: Any) 
     return build(domain, split, root=root, limit=limit)
 
 
+def _streets_boxes(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
+    from .streets_boxes import StreetsBoxes
+
+    return StreetsBoxes(domain, split, **options)
+
+
 def _scenes(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
     from .hazy_scenes import HazyScenes
 
@@ -139,6 +162,20 @@ def _hazy(summary: str, build: Callable[..., Dataset], data_key: str, *splits: s
 def _real(summary: str, module: str, *splits: str, data_key: str = "", **more: Any) -> Domain:
     row = {"splits": splits or ("train", "val", "test"), "classes": CITYSCAPES, **more}
     return Domain(summary, _of(module), data_key=data_key or module, **row)
+
+
+def _boxed(
+    summary: str, module: str, *splits: str, classes: tuple[str, ...] = (), **more: Any
+) -> Domain:
+    def build(domain: str, split: str, *, protocol: Any, **options: Any) -> Dataset:
+        return _of(module)(domain, split, **options)
+
+    return Domain(summary, build, splits, classes=classes, task="detection", **more)
+
+
+def _own_boxes(summary: str, name: str) -> Domain:
+    disk = ("splits", "classes")
+    return _boxed(summary, name, "train", "val", "test", data_key=name, from_disk=disk)
 
 
 DOMAINS: dict[str, Domain] = {
@@ -218,6 +255,75 @@ DOMAINS: dict[str, Domain] = {
         "your own hazy/ and clear/", _paired_folder, "paired_folder", "train", "val", "test"
     ),
 }
+DOMAINS |= {
+    **{
+        f"{name}_boxes": Domain(
+            f"{row.summary}, with boxes",
+            _streets_boxes,
+            classes=BOX_CLASSES,
+            stress=row.stress,
+            task="detection",
+        )
+        for name, row in DOMAINS.items()
+        if name.startswith("streets_")
+    },
+    **{
+        f"{name}_boxes": _boxed(
+            summary,
+            "cityscapes_boxes",
+            *("train", "val", "test"),
+            classes=("car",) if name == "cityscapes_car" else CITYSCAPES_THINGS,
+            data_key="cityscapes",
+        )
+        for name, summary in (
+            ("cityscapes", "Cityscapes with boxes of 8 classes; test is the official val"),
+            ("cityscapes_car", "the same, cars alone: the target of Sim10k"),
+            *(
+                (f"cityscapes_foggy_{beta}", f"the 8 classes in made fog of density 0.{beta}")
+                for beta in ("005", "01", "02")
+            ),
+            ("cityscapes_foggy_all", "the 8 classes in all three densities of fog"),
+        )
+    },
+    "sim10k": _boxed(
+        "Sim10k, rendered, cars, all images to train on",
+        *("sim10k", "train"),
+        classes=("car",),
+        data_key="sim10k",
+    ),
+    "bdd100k_boxes": _boxed(
+        "BDD100K 100k with boxes of 10 classes; test is the official val",
+        *("bdd100k_boxes", "train", "val", "test"),
+        classes=BDD100K_THINGS,
+        data_key="bdd100k",
+    ),
+    "dwd_daytime_clear": _boxed(
+        "Diverse Weather by clear day, the source",
+        *("dwd", "train", "test"),
+        classes=DWD,
+        data_key="dwd",
+    ),
+    **{
+        f"dwd_{name}": _boxed(
+            f"Diverse Weather, {summary}", "dwd", "test", classes=DWD, data_key="dwd"
+        )
+        for name, summary in (
+            ("night_clear", "a clear night"),
+            ("dusk_rainy", "rain at dusk"),
+            ("night_rainy", "rain by night"),
+            ("daytime_foggy", "fog by day"),
+        )
+    },
+    "rtts_boxes": _boxed(
+        "RESIDE RTTS, real haze, with boxes of 5 classes",
+        *("rtts_boxes", "test"),
+        classes=RTTS,
+        data_key="rtts",
+    ),
+    "coco_json": _own_boxes("your own pictures with boxes of COCO's format", "coco_json"),
+    "voc_xml": _own_boxes("the same of Pascal VOC's format", "voc_xml"),
+    "yolo_txt": _own_boxes("the same of YOLO's format", "yolo_txt"),
+}
 
 
 def build_domain(
@@ -229,13 +335,15 @@ def build_domain(
     size: tuple[int, int] | None = None,
     limit: int | None = None,
     protocol: str = "native",
+    empty: str = "keep",
 ) -> Dataset:
     """Dataset of a domain; items as above.
 
     preset: picture size, and for streets the number of scenes. root: folder of a domain that is
     read from disk. size: (height, width) in pixels, in place of the preset's; pairs on disk keep
     theirs. limit: at most so many items. protocol: name in PROTOCOLS, how the real sets of
-    CITYSCAPES and your own are evaluated; others ignore it. Raises KeyError for an unknown name or
+    CITYSCAPES and your own are evaluated; others ignore it. empty: of detection, "keep" or "drop"
+    images that show no object; others ignore it. Raises KeyError for an unknown name or
     protocol, ValueError for an unknown split or preset, a limit below 1, a size below 16 or a
     missing root.
     """
@@ -246,9 +354,10 @@ def build_domain(
     if size is not None and (len(size) != 2 or min(size) < 16):
         raise ValueError(f"size must be (height, width), each at least 16, got {size}")
     _check_root(name, root)
-    return domain.build(
-        name, split, preset=preset, root=root, size=size, limit=limit, protocol=protocol
-    )
+    options: dict[str, Any] = {"preset": preset, "root": root, "size": size, "limit": limit}
+    if domain.task == "detection":
+        options["empty"] = empty
+    return domain.build(name, split, protocol=protocol, **options)
 
 
 def root_of(name: str, roots: Mapping[str, str]) -> str | None:

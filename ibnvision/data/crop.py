@@ -1,4 +1,6 @@
-"""A random scale and place of a labelled image, for training."""
+"""A random scale and place of an image with its label or boxes, for training."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -6,6 +8,7 @@ import torch
 from .names import IGNORED
 from .resize import resize_label_part, resize_part
 
+Span = tuple[int, int]  # see `_span`
 PADDING = (124, 116, 104)  # mean colour of ImageNet: close to 0 after normalization
 
 
@@ -28,7 +31,25 @@ def draw_crop(
     Raises ValueError for a size below 1, a scale that is not 0 < low <= high, and a centre outside
     the image.
     """
-    shape = label.shape
+    scaled, spans = draw_window(label.shape, generator, size, scale=scale, centre=centre)
+    rows, columns = (range(max(start, 0), stop) for start, stop in spans)
+    target = np.full(size, IGNORED, np.uint8)
+    target[_place(spans)] = resize_label_part(label, scaled, rows, columns)
+    return cut(image, scaled, spans, size), target
+
+
+def draw_window(
+    shape: Sequence[int],
+    generator: torch.Generator,
+    size: tuple[int, int],
+    *,
+    scale: tuple[float, float] = (1.0, 1.0),
+    centre: tuple[int, int] | None = None,
+) -> tuple[tuple[int, int], list[Span]]:
+    """(height and width of the resized picture, its spans of rows and of columns), as `draw_crop`.
+
+    shape: height and width of the picture. Raises as `draw_crop`.
+    """
     if min(size) < 1:
         raise ValueError(f"size must be (height, width), each at least 1, got {tuple(size)}")
     if not 0 < scale[0] <= scale[1]:
@@ -42,21 +63,28 @@ def draw_crop(
     spans = [
         _span(scaled[i], size[i], None if point is None else point[i], generator) for i in (0, 1)
     ]
+    return scaled, spans
+
+
+def cut(
+    image: np.ndarray, scaled: tuple[int, int], spans: Sequence[Span], size: tuple[int, int]
+) -> np.ndarray:
+    """The part uint8 [*size, 3] that `draw_window` chose of an image uint8 [H, W, 3]."""
     part = np.empty((*size, 3), np.uint8)
     part[:] = PADDING
-    target = np.full(size, IGNORED, np.uint8)
-    place = tuple(
+    rows, columns = (range(max(start, 0), stop) for start, stop in spans)
+    part[_place(spans)] = resize_part(image, scaled, rows, columns)
+    return part
+
+
+def _place(spans: Sequence[Span]) -> tuple[slice, ...]:
+    """Where in the part the picture lies."""
+    return tuple(
         slice(max(-start, 0), max(-start, 0) + stop - max(start, 0)) for start, stop in spans
     )
-    rows, columns = (range(max(start, 0), stop) for start, stop in spans)
-    part[place] = resize_part(image, scaled, rows, columns)
-    target[place] = resize_label_part(label, scaled, rows, columns)
-    return part, target
 
 
-def _span(
-    length: int, wanted: int, point: int | None, generator: torch.Generator
-) -> tuple[int, int]:
+def _span(length: int, wanted: int, point: int | None, generator: torch.Generator) -> Span:
     """(first, end) of the part in rows or columns of the picture; first is below 0 where the
     picture is smaller than the part, end never beyond the picture.
 

@@ -28,6 +28,16 @@ def restoration_item(degraded: np.ndarray, clean: np.ndarray, domain: str) -> di
     return {"image": to_image(degraded), "target": to_image(clean), "domain": domain}
 
 
+def detection_item(image: NDArray[np.uint8], target: dict[str, torch.Tensor], domain: str) -> dict:
+    """{"image": float32 [3, H, W] in [0, 1], "target": target, "domain": domain}.
+
+    Args:
+        image: [H, W, 3] RGB.
+        target: boxes, labels, ignore, area and image_id, see `ibnvision.data`.
+    """
+    return {"image": to_image(image), "target": target, "domain": domain}
+
+
 def to_image(picture: np.ndarray) -> torch.Tensor:
     """RGB [H, W, 3], uint8 or uint16, as float32 [3, H, W] in [0, 1]."""
     values = np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32)

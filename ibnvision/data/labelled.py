@@ -84,7 +84,7 @@ class Labelled(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in [0, {len(self)}), got {index}")
         path, label_path = self.files[index]
-        image, label = read_picture(path, _COLOR)[..., ::-1], self.label(index)
+        image, label = read_picture(path, COLOR)[..., ::-1], self.label(index)
         sides = zip(image.shape[:2], label.shape, strict=True)
         if any(abs(mine - other) > misfit * other for mine, other in sides):
             raise ValueError(
@@ -128,7 +128,7 @@ class Labelled(Dataset):
 
     def fingerprint(self) -> str:
         """SHA-256 of what is evaluated: names and sizes of the files, label map and protocol."""
-        return _sha256([self._files_sha256(), self._label_map, self.protocol])
+        return sha256([self._files_sha256(), self._label_map, self.protocol])
 
     def check(
         self, size: tuple[int, int] | None = None, indices: Iterable[int] | None = None
@@ -141,7 +141,7 @@ class Labelled(Dataset):
         return problems_of(read, range(len(self)) if indices is None else indices)
 
     def _files_sha256(self) -> str:
-        return _sha256(
+        return sha256(
             [
                 [path.relative_to(self.home).as_posix(), path.stat().st_size]
                 for pair in self.files
@@ -151,8 +151,8 @@ class Labelled(Dataset):
 
 
 # labels are not turned by EXIF, so images must not be either
-_COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def _sha256(facts: object) -> str:
+def sha256(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -134,6 +134,19 @@ def pictures_below(folder: Path) -> Iterator[Path]:
         yield from sorted(_pictures(folder / child), key=natural)
 
 
+def matching(root: Path, pattern: str, *, folders: bool = False) -> list[Path]:
+    """The files, or folders, below `root` that fit a pattern, in natural order."""
+    if not root.is_dir():
+        return []
+    above, _, last = pattern.lower().rpartition("/")
+    return [
+        folder / name
+        for folder in _folders(root, above or ".")
+        for name in sorted(_entries(folder, folders=folders))
+        if fnmatchcase(name.lower(), last)
+    ]
+
+
 def contents(root: Path) -> str:
     """What a folder holds, or that it is none, as the end of a message."""
     if not root.exists():

@@ -32,6 +32,16 @@ _COLORS = {
     "bicycle": (119, 11, 32),
 }
 CITYSCAPES = tuple(_COLORS)
+
+# The classes of sets with boxes, in the order of their labels, which start at 1.
+BOX_CLASSES = ("car", "truck", "person", "bicycle")  # of streets
+CITYSCAPES_THINGS = CITYSCAPES[11:]
+BDD100K_THINGS = (
+    *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    *("traffic light", "traffic sign"),
+)
+DWD = ("bus", "bike", "car", "motor", "person", "rider", "truck")
+RTTS = ("person", "bicycle", "car", "bus", "motorbike")
 _GOLDEN = 0.618034  # of a turn of hue: neighbours in a list of classes look unlike
 
 

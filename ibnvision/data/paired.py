@@ -88,7 +88,7 @@ class Paired(Dataset):
     def fingerprint(self) -> str:
         """SHA-256 of the names and bytes of all files and of the border rule; reads every file."""
         files = {
-            path: _digest(path) for path in dict.fromkeys(p for pair in self.pairs for p in pair)
+            path: digest(path) for path in dict.fromkeys(p for pair in self.pairs for p in pair)
         }
         facts = [[path.name, files[path]] for pair in self.pairs for path in pair]
         return hashlib.sha256(json.dumps([facts, self.border]).encode()).hexdigest()
@@ -141,7 +141,7 @@ class Unpaired(Dataset):
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and bytes of all files."""
-        facts = [[file.name, _digest(file)] for file in self.files]
+        facts = [[file.name, digest(file)] for file in self.files]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -171,6 +171,7 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from . import PRESETS
 from .item import segmentation_item
-from .names import IGNORED, known
+from .names import BOX_CLASSES, IGNORED, known
 from .opencv import cv2
 from .shifts import APPEARANCE, APPEARANCE_HASH, apply
 from .streets_canvas import Canvas
@@ -45,7 +45,6 @@ from .streets_objects import (
 )
 
 GENERATOR_VERSION = 1  # raise it with every change of the drawn bytes
-BOX_CLASSES = ("car", "truck", "person", "bicycle")
 DOMAIN_SHIFTS = {f"streets_{name}": name for name in APPEARANCE}
 STRESS_DOMAINS = ("streets_sketch", "streets_invert")
 SPLIT_SEEDS = {"train": 1, "val": 2, "test": 3}
@@ -217,6 +216,14 @@ def render(scene: Scene, domain: str, rng: np.random.Generator) -> np.ndarray:
     return (shown * 255 + np.float32(0.5)).astype(np.uint8)
 
 
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write a .npz that appears whole or not at all, so that processes may share its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(file.name, path)
+
+
 @lru_cache(maxsize=128)
 def _cached_scene(index: int, seed: int, height: int, width: int) -> Scene:
     return scene(index, seed=seed, height=height, width=width)
@@ -270,9 +277,8 @@ class Streets(Dataset):
         return self._drawn[index]
 
     def keep(self, folder: str | Path) -> None:
-        """Take all pictures from folder/<fingerprint>.npz; draw and write them where it is missing.
-
-        The file appears whole or not at all, so that several processes may share the folder.
+        """Take all pictures from folder/<fingerprint>.npz; draw and write them where it is missing,
+        as `write_arrays`.
         """
         path = Path(folder) / f"{self.fingerprint()}.npz"
         if path.is_file():
@@ -280,10 +286,7 @@ class Streets(Dataset):
                 self._drawn = dict(enumerate(zip(kept["images"], kept["labels"], strict=True)))
             return
         images, labels = zip(*map(self.picture, range(self.count)), strict=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.savez(file, images=np.stack(images), labels=np.stack(labels))
-        os.replace(file.name, path)
+        write_arrays(path, images=np.stack(images), labels=np.stack(labels))
 
     def __getitem__(self, index: int) -> dict:
         return segmentation_item(*self.picture(index), self.domain)

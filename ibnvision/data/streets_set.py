@@ -26,6 +26,7 @@ from .streets import (
     render,
     scene,
 )
+from .streets_boxes import hidden
 from .streets_canvas import FAR_M
 
 BOX_COLORS = ((255, 220, 0), (255, 120, 0), (0, 255, 120), (0, 200, 255))
@@ -75,6 +76,7 @@ def _write_png(path: Path, array: np.ndarray) -> None:
 
 def _annotations(s: Scene, image_id: int, first_id: int) -> list[dict]:
     found = []
+    ignored = hidden(s)
     for number, box in enumerate(s.boxes):
         x0, y0, x1, y1 = (round(float(v), 3) for v in box["xyxy"])
         found.append(
@@ -85,6 +87,7 @@ def _annotations(s: Scene, image_id: int, first_id: int) -> list[dict]:
                 "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
                 "area": round((x1 - x0) * (y1 - y0), 3),
                 "iscrowd": 0,
+                "ignore": int(ignored[number]),
                 "center_m": [round(float(v), 4) for v in box["center"]],
                 "size_whl_m": [round(float(v), 4) for v in box["size"]],
                 "yaw_rad": round(float(box["yaw"]), 5),

@@ -20,8 +20,10 @@ from ibnvision.data.streets import DOMAIN_SHIFTS, STRESS_DOMAINS
 
 
 def test_table_of_domains():
-    assert [name for name in DOMAINS if name.startswith("streets_")] == list(DOMAIN_SHIFTS)
-    assert [name for name, d in DOMAINS.items() if d.stress] == [*STRESS_DOMAINS, "haze_none"]
+    drawn = [name for name in DOMAINS if name.startswith("streets_")]
+    assert drawn == [*DOMAIN_SHIFTS, *(f"{name}_boxes" for name in DOMAIN_SHIFTS)]
+    stress = [*STRESS_DOMAINS, "haze_none", *(f"{name}_boxes" for name in STRESS_DOMAINS)]
+    assert [name for name, d in DOMAINS.items() if d.stress] == stress
     segmentation = {name: d for name, d in DOMAINS.items() if d.task == "segmentation"}
     eight = {n for n in segmentation if n.startswith(("streets_", "camvid_"))}
     for name, row in DOMAINS.items():
@@ -31,6 +33,9 @@ def test_table_of_domains():
             assert row.data_key and splits_known(name)
             assert row.splits == ("test",) if name == "gtav_val" else row.splits[0] == "train"
             assert "classes" in row.from_disk or classes(name) == CITYSCAPES
+        elif row.task == "detection":
+            assert "classes" in row.from_disk or len(set(classes(name))) == len(classes(name)) > 0
+            assert row.data_key or name in drawn
         else:
             assert classes(name) == () and row.task == "dehazing"
     assert [(p.height, p.width, p.train, p.test) for p in PRESETS.values()] == [
@@ -42,6 +47,29 @@ def test_table_of_domains():
 
 def splits_known(name):
     return "splits" in DOMAINS[name].from_disk or splits(name) == DOMAINS[name].splits
+
+
+def test_domains_of_detection():
+    cityscapes = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+    assert classes("cityscapes_boxes") == classes("cityscapes_foggy_all_boxes") == cityscapes
+    assert classes("sim10k") == classes("cityscapes_car_boxes") == ("car",)
+    assert classes("bdd100k_boxes") == (
+        *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+        *("traffic light", "traffic sign"),
+    )
+    dwd = ("bus", "bike", "car", "motor", "person", "rider", "truck")
+    found = {n: splits(n) for n in DOMAINS if n.startswith("dwd_") and classes(n) == dwd}
+    assert found == {
+        "dwd_daytime_clear": ("train", "test"),
+        **{f"dwd_{n}": ("test",) for n in ("night_clear", "dusk_rainy", "night_rainy")},
+        "dwd_daytime_foggy": ("test",),
+    }
+    assert splits("sim10k") == ("train",) and splits("rtts_boxes") == ("test",)
+    assert classes("rtts_boxes") == ("person", "bicycle", "car", "bus", "motorbike")
+    for name in ("coco_json", "voc_xml", "yolo_txt"):
+        assert DOMAINS[name].data_key == name and DOMAINS[name].task == "detection"
+        with pytest.raises(ValueError, match=f"{name} is read from a folder"):
+            splits(name)
 
 
 @pytest.mark.parametrize("name", DOMAIN_SHIFTS)
@@ -73,6 +101,7 @@ def test_palette():
     colors = palette(CLASSES)
     assert colors.tolist() == streets and colors.dtype == np.uint8
     assert palette(()).shape == (0, 3)
+    assert len(np.unique(palette([f"thing {i}" for i in range(1000)]), axis=0)) == 1000
     many = [f"kind {i}" for i in range(200)]
     mixed = palette([*many, *CITYSCAPES])
     assert len(np.unique(mixed, axis=0)) == 219 and mixed.any(axis=1).all()
