@@ -2,6 +2,7 @@
 
 from ._conversion import Conversion
 from ._fusion import with_act
+from ._structure import keep_modes
 from .content_guided_attention import CGA, CGAFusion
 from .convert import convert_to_ibn, fuse_norm_act
 from .convert_deconv import convert_to_deconv, reparameterize
@@ -47,6 +48,7 @@ __all__ = [
     "fold_norm",
     "from_lambda",
     "fuse_norm_act",
+    "keep_modes",
     "lambda_decode",
     "reparameterize",
     "to_lambda",

@@ -1,9 +1,10 @@
-"""Models: names registered in timm, and a segmenter over any feature backbone."""
+"""Models: names registered in timm; segmenters and detectors over any feature backbone."""
 
 from . import dea_net, densenet_ibn, resnet_ibn, vit_lambda
 from .checkpoint import checkpoint_filter_fn, load_weights
 from .dea_net import DEANet, from_weights
 from .densenet_ibn import DenseNetIBN
+from .detector import DETECTORS, create_detector, detection_losses
 from .placement import NORMS
 from .resnet_ibn import ResNetIBN
 from .seg_heads import HEADS
@@ -17,6 +18,7 @@ NAMES = (*CLASSIFIERS, *TRANSFORMERS, *RESTORERS)
 
 __all__ = [
     "CLASSIFIERS",
+    "DETECTORS",
     "HEADS",
     "NAMES",
     "NORMS",
@@ -28,7 +30,9 @@ __all__ = [
     "ResNetIBN",
     "Segmenter",
     "checkpoint_filter_fn",
+    "create_detector",
     "create_segmenter",
+    "detection_losses",
     "from_weights",
     "load_weights",
 ]

@@ -101,17 +101,27 @@ def place_mixstyle(backbone: Any, stages: Sequence[int], arguments: dict[str, An
     Raises:
         ValueError: stages out of range, or a backbone whose stages are no modules.
     """
-    names = backbone.feature_info.module_name()[-4:]
+    names = map_modules(backbone)[-4:]
     reductions = backbone.feature_info.reduction()[-4:]
     if len(names) < 4 or reductions[0] == reductions[-1]:
         raise ValueError(f"mixstyle needs a backbone of four stages, got reductions {reductions}")
     if len(set(stages)) != len(stages) or not all(s in (1, 2, 3, 4) for s in stages):
         raise ValueError(f"mixstyle must be different numbers in [1, 4], got {tuple(stages)}")
-    modules = dict(backbone.named_modules())
     channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
     for stage in stages:
         name = names[stage - 1]
-        module = modules.get(name, modules.get(name.replace(".", "_")))
-        if module is None:
-            raise ValueError(f"mixstyle finds no module {name!r} that ends stage {stage}")
+        if not name:
+            missing = backbone.feature_info.module_name()[stage - 5]
+            raise ValueError(f"mixstyle finds no module {missing!r} that ends stage {stage}")
+        module = backbone.get_submodule(name)
         module.register_forward_hook(_Mix(MixStyle(**arguments), channels_last))
+
+
+def map_modules(backbone: Any) -> list[str]:
+    """The module of backbone that ends at each of its maps, by name; "" where there is none."""
+    known = {name for name, _ in backbone.named_modules()}
+    found = []
+    for name in backbone.feature_info.module_name():
+        places = (name, name.replace(".", "_"), f"model.{name}", f"body.{name}")
+        found.append(next((place for place in places if place in known), ""))
+    return found

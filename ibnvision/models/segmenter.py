@@ -1,19 +1,16 @@
 """Semantic segmentation: any timm feature backbone and a head."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibnvision.layers import InstanceWhiteningAct2d
 
-from .densenet_ibn import default_cfgs as densenets
-from .placement import NORMS, fuse, place_mixstyle, place_norm
-from .resnet_ibn import default_cfgs as resnets
+from .backbone import check_names, create_features, known
+from .placement import fuse, place_mixstyle, place_norm
 from .seg_heads import HEADS, auxiliary_head
 
 
@@ -169,20 +166,7 @@ def create_segmenter(
     if output_stride is None and head == "deeplabv3plus":
         output_stride = 16
     arguments = {"pretrained": pretrained, "in_chans": in_chans, **(backbone_args or {})}
-    ours = backbone.split(".")[0] in {*resnets, *densenets}
-    if norm is not None and ours:
-        if "ibn" in arguments:
-            raise ValueError(f"norm and backbone_args['ibn'] exclude each other, got {norm!r} too")
-        if backbone.split(".")[0] in densenets and norm != "ibn_a":
-            raise ValueError(f"norm must be 'ibn_a' or None for a DenseNet, got {norm!r}")
-        if pretrained and not backbone.split(".")[0].endswith(f"_ibn_{NORMS[norm]}"):
-            plain = backbone.partition("_ibn_")[0]
-            raise ValueError(
-                f"pretrained must be False for {backbone!r} with norm={norm!r}: its weights are of "
-                f"its own norm; take {plain!r}, whose plain weights are converted"
-            )
-        arguments["ibn"] = NORMS[norm]
-    features = _create_features(backbone, output_stride, arguments)
+    features, ours = create_features(backbone, norm, output_stride, arguments)
     reductions = features.feature_info.reduction()
     _check_fit(backbone, head, reductions, output_stride)
     place_norm(features, norm, ours, fused)
@@ -215,28 +199,14 @@ def _check(
     head_channels: int | None,
     output_stride: int | None,
 ) -> None:
-    _known("head", head, HEADS)
-    if norm is not None:
-        _known("norm", norm, NORMS)
-    if ":" not in backbone and not timm.is_model(backbone):
-        _known("backbone", backbone.split(".")[0], timm.list_models())
+    known("head", head, HEADS)
+    check_names(backbone, norm)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if head_channels is not None and head_channels < 2:
         raise ValueError(f"head_channels must be at least 2, got {head_channels}")
     if output_stride not in (None, 4, 8, 16, 32):
         raise ValueError(f"output_stride must be one of (4, 8, 16, 32), got {output_stride}")
-
-
-def _create_features(name: str, output_stride: int | None, arguments: dict[str, Any]) -> Any:
-    if output_stride is not None:
-        try:
-            return timm.create_model(
-                name, features_only=True, output_stride=output_stride, **arguments
-            )
-        except (TypeError, AssertionError):
-            pass  # timm's way to say that it has no such stride; the maps tell
-    return timm.create_model(name, features_only=True, **arguments)
 
 
 def _check_fit(
@@ -257,9 +227,3 @@ def _check_fit(
             f"head {head!r} needs {problem}; those of {backbone!r} have reductions {reductions}. "
             f"Heads for them: {', '.join(others)}"
         )
-
-
-def _known(what: str, name: str, names: Any) -> None:
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 1, 0.0)[0]
-        raise KeyError(f"{what} {name!r} is unknown, nearest {near!r}")
