@@ -1,14 +1,14 @@
 """The trainings of a benchmark: what they are, and running them side by side."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 from ibnvision import config, data, engine
 from ibnvision.config import Config
 from ibnvision.data.shifts import APPEARANCE_HASH
+from ibnvision.engine.progress import StopRequest
 from ibnvision.engine.run_folder import HARMLESS
 from ibnvision.ops import kernel_report
 
 from . import record, scores
+from .children import Children, lock_folder
 
 
 @dataclass(frozen=True)
@@ -207,11 +209,12 @@ def speaker(begin: float) -> Callable[[str], None]:
 class State:
     """What is remembered of the runs in <out>/state.json: protocol and seconds by name.
 
-    cpu_s is that of the whole training, None where it was interrupted.
+    cpu_s is that of the whole training, None where it was interrupted. As long as this lives, no
+    other process gets the folder; FileExistsError where another one has it.
     """
 
     def __init__(self, out: Path) -> None:
-        self.path = out / "state.json"
+        self.path, self.lock = out / "state.json", lock_folder(out)
         self.runs: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
             self.runs = json.loads(self.path.read_text(encoding="utf-8"))
@@ -268,28 +271,28 @@ def run_jobs(
 
     A run that crashes is reported and the others go on. From the second seed on, a seed that would
     not fit into the budget (0: none) is left out and named.
+
+    Raises: KeyboardInterrupt at a Ctrl-C, SIGTERM or hangup, once the trainings have saved; called
+    again, they go on. Where this process is killed outright, they save and end as well.
     """
     begin = time.perf_counter() if begin is None else begin
     outcome, waiting = Outcome(), list(jobs)
     running: dict[subprocess.Popen, tuple[Job, float]] = {}
     walls: list[float] = []
-    first_seed = jobs[0].seed
-    rows = len({job.row for job in jobs})
     said = time.perf_counter()
-    try:
+    with _told_how_to_go_on(jobs, state, say), StopRequest() as stop, Children(state.lock) as crew:
         while waiting or running:
+            stop.check()
             while waiting and len(running) < workers:
                 job = waiting[0]
-                rest = sum(j.seed == job.seed for j in waiting)
-                fresh = job.seed != first_seed and rest == rows
-                elapsed = time.perf_counter() - begin
                 if state.same(job) and final_scores(job):
                     waiting.pop(0)
                     say(f"{job.cfg.name}: finished before, reused")
                     outcome.done.append(job)
                     outcome.reused.add(job.cfg.name)
                     continue
-                if fresh and not affordable(elapsed, walls, rest + len(running), workers, budget_s):
+                elapsed = time.perf_counter() - begin
+                if not _fits(jobs, waiting, len(running), elapsed, walls, workers, budget_s):
                     outcome.dropped = list(dict.fromkeys(j.seed for j in waiting))
                     say(
                         f"seeds {outcome.dropped} dropped: {elapsed / 60:.1f} of {budget_s / 60:g} "
@@ -299,70 +302,90 @@ def run_jobs(
                     waiting = []
                     break
                 waiting.pop(0)
-                running[_start(job, config_name, state)] = (job, time.perf_counter())
+                running[_start(job, config_name, state, crew)] = (job, time.perf_counter())
                 say(f"{job.cfg.name}: started")
-            for process, (job, started) in list(running.items()):
-                before = _children_cpu_s()  # grows as a child is found ended
-                if process.poll() is None:
-                    continue
-                cpu = _children_cpu_s() - before
-                del running[process]
+            for process, cpu in crew.ended():
+                job, started = running.pop(process)
                 wall = time.perf_counter() - started
-                found = final_scores(job) if process.returncode == 0 else None
-                if found is None:
-                    words = _last_words(_log(job))
-                    outcome.failed[job.cfg.name] = words
-                    say(f"{job.cfg.name}: FAILED with exit status {process.returncode}\n{words}")
-                    continue
-                walls.append(wall)
-                state.put(job, wall_s=wall, cpu_s=None if _resumed(state, job) else cpu)
-                outcome.done.append(job)
-                key = engine.find_task(job.cfg).score
-                row = scores.of_run({d: r[key] for d, r in found.items()}, roles_of(job.cfg))
-                shown = ", ".join(
-                    f"{c} {row[c]:.1f}" for c in (scores.SOURCE, scores.MEAN) if c in row
-                )
-                say(f"{job.cfg.name}: done in {wall:.0f} s, {UNITS.get(key, key)} {shown}")
+                if _settle(job, process.returncode, wall, cpu, state, outcome, say):
+                    walls.append(wall)
             if running and time.perf_counter() - said > 20:
                 said = time.perf_counter()
                 say("  " + "; ".join(_progress(job) for job, _ in running.values()))
             time.sleep(0.1 if running else 0)
-    finally:
-        for process in running:  # a Ctrl-C: they save and can go on later
-            process.terminate()
-        for process in running:
-            process.wait()
     return outcome
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(
+    jobs: Sequence[Job], state: State, say: Callable[[str], None]
+) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = sum(state.same(job) and bool(final_scores(job)) for job in jobs)
+        say(
+            f"stopped: {kept} of {len(jobs)} trainings are finished and kept in "
+            f"{state.path.parent}; the same command goes on with the others"
+        )
+        raise
+
+
+def _fits(
+    jobs: Sequence[Job],
+    waiting: Sequence[Job],
+    running: int,
+    elapsed_s: float,
+    walls: Sequence[float],
+    workers: int,
+    budget_s: float,
+) -> bool:
+    """Whether the seed that comes next, if it is not the first one, fits into the budget."""
+    seed = waiting[0].seed
+    rest = sum(job.seed == seed for job in waiting)
+    begun = rest < len({job.row for job in jobs})
+    if seed == jobs[0].seed or begun:
+        return True
+    return affordable(elapsed_s, walls, rest + running, workers, budget_s)
+
+
+def _settle(
+    job: Job,
+    status: int,
+    wall: float,
+    cpu: float,
+    state: State,
+    outcome: Outcome,
+    say: Callable[[str], None],
+) -> bool:
+    """Put down and say what became of a training that ended; whether it is complete."""
+    found = final_scores(job) if status == 0 else None
+    if found is None:
+        words = _last_words(_log(job))
+        outcome.failed[job.cfg.name] = words
+        say(f"{job.cfg.name}: FAILED with exit status {status}\n{words}")
+        return False
+    state.put(job, wall_s=wall, cpu_s=None if _resumed(state, job) else cpu)
+    outcome.done.append(job)
+    key = engine.find_task(job.cfg).score
+    row = scores.of_run({d: r[key] for d, r in found.items()}, roles_of(job.cfg))
+    shown = ", ".join(f"{c} {row[c]:.1f}" for c in (scores.SOURCE, scores.MEAN) if c in row)
+    say(f"{job.cfg.name}: done in {wall:.0f} s, {UNITS.get(key, key)} {shown}")
+    return True
 
 
 def _log(job: Job) -> Path:
     return Path(job.cfg.out).parent / "logs" / f"{job.cfg.name}.txt"
 
 
-def _start(job: Job, config_name: str, state: State) -> subprocess.Popen:
+def _start(job: Job, config_name: str, state: State, crew: Children) -> subprocess.Popen:
     flags: tuple[str, ...] = ()
     if job.folder.exists():
         interrupted = state.same(job) and (job.folder / "last.pt").is_file()
         complete = bool(final_scores(job))
         flags = ("resume=true",) if interrupted and not complete else ("overwrite=true",)
     state.put(job, protocol=job.protocol, resumed="resume=true" in flags)
-    log = _log(job)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with open(log, "w", encoding="utf-8") as file:
-        return subprocess.Popen(
-            job.command(config_name, *flags),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **one},
-        )
-
-
-def _children_cpu_s() -> float:
-    """CPU seconds of the child processes that have ended; 0 on Windows."""
-    times = os.times()
-    return times.children_user + times.children_system
+    return crew.start(job.command(config_name, *flags), _log(job))
 
 
 def _resumed(state: State, job: Job) -> bool:

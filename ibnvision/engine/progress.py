@@ -35,15 +35,22 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag; the second Ctrl-C stops at once."""
+    """Turns the first Ctrl-C, SIGTERM or hangup into a flag; the second Ctrl-C stops at once.
 
-    def __init__(self, console: Console) -> None:
+    Under `nohup` a hangup stays ignored; an interrupt that a shell ignores for a command in the
+    background does not.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
         self.console, self.raised = console, False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            for number in numbers:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -1,8 +1,12 @@
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
 
 import pytest
 import torch
+from waiting import free, until
 
 from ibnvision import config, engine
 from ibnvision.benchmark import runs
@@ -113,6 +117,7 @@ def test_a_crashed_training_is_told_and_the_others_go_on_and_are_reused(tmp_path
     assert any("FAILED" in line and "the lamp went out" in line for line in said)
 
     fake_train(monkeypatch)
+    del state  # it holds the folder
     state = runs.State(tmp_path)
     again = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=1, say=said.append)
     assert not again.failed and len(again.done) == 4
@@ -130,3 +135,56 @@ def test_a_seed_beyond_the_budget_is_dropped_aloud(tmp_path, monkeypatch):
     got = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=2, budget_s=1.0, say=said.append)
     assert got.dropped == [1, 2] and {j.seed for j in got.done} == {0} and len(got.done) == 4
     assert any("seeds [1, 2] dropped" in line for line in said)
+
+
+LONG = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(json.loads(sys.argv[1])[1])
+def save(*_):
+    folder.with_name(folder.name + ".saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+folder.parent.mkdir(parents=True, exist_ok=True)
+folder.with_name(folder.name + ".started").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_benchmark_that_is_stopped_takes_its_trainings_along(tmp_path, monkeypatch, number):
+    jobs = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
+    fake_train(monkeypatch)
+    short = runs.Job.command
+
+    def command(job, *words):
+        made = short(job, *words)
+        endless = job.row.name in ("BN + jitter", "IBN-a")
+        return [*made[:3], f"import json{LONG}", made[4]] if endless else made
+
+    def benchmark():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts it in the background
+        with open(tmp_path / "said.txt", "a", buffering=1) as file:
+            state = runs.State(tmp_path)
+            runs.run_jobs(
+                jobs, "seg_streets_tiny", state, workers=2, say=lambda t: print(t, file=file)
+            )
+
+    def found(ending):
+        return {path.stem for path in (tmp_path / "runs" / "segmentation").glob(f"*.{ending}")}
+
+    monkeypatch.setattr(runs.Job, "command", command)
+    process = multiprocessing.get_context("fork").Process(target=benchmark)
+    process.start()
+    long = {"bn_jitter_seed0", "ibn_a_seed0"}
+    until(lambda: found("started") == long)
+    os.kill(process.pid, number)
+    process.join(10)
+    until(lambda: found("saved") == long)
+    assert process.exitcode == (-number if number == signal.SIGKILL else 1)
+    told = f"stopped: 1 of 4 trainings are finished and kept in {tmp_path}; the same command goes"
+    assert (told in (tmp_path / "said.txt").read_text()) == (number != signal.SIGKILL)
+
+    until(lambda: free(tmp_path))
+    monkeypatch.setattr(runs.Job, "command", short)
+    again = runs.run_jobs(jobs, "seg_streets_tiny", runs.State(tmp_path), workers=2)
+    assert again.reused == {"bn_seed0"} and len(again.done) == 4 and not again.failed
