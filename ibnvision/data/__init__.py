@@ -26,19 +26,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .names import (
-    BDD100K_THINGS,
-    BOX_CLASSES,
-    CITYSCAPES,
-    CITYSCAPES_THINGS,
-    CLASSES,
-    DWD,
-    IGNORED,
-    RTTS,
-    color_mask,
-    known,
-    palette,
-)
+from .boxed_domains import BOXED, boxed_streets
+from .domain import Domain
+from .names import CITYSCAPES, CLASSES, IGNORED, color_mask, known, palette
 from .protocols import PROTOCOLS
 
 __all__ = [
@@ -77,25 +67,6 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
-class Domain:
-    """A row of DOMAINS. `data_key` names the option `--data KEY=DIR` that gives the folder, if any.
-
-    A stress domain is reported and never averaged into a target mean. `task` is a name in
-    `ibnvision.tasks.TASKS`; a domain of dehazing has no classes. `from_disk` names what the folder
-    decides: "splits" (fewer than those of the row), "classes"; ask `splits` and `classes`.
-    """
-
-    summary: str
-    build: Callable[..., Dataset]
-    splits: tuple[str, ...] = ("train", "val", "test")
-    classes: tuple[str, ...] = CLASSES
-    data_key: str = ""
-    stress: bool = False
-    task: str = "segmentation"
-    from_disk: tuple[str, ...] = ()
-
-
 def _streets(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
     from .streets import Streets
 
@@ -130,12 +101,6 @@ def _paired_folder(domain: str, split: str, *, root: Any, limit: Any, **_: Any) 
     return build(domain, split, root=root, limit=limit)
 
 
-def _streets_boxes(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
-    from .streets_boxes import StreetsBoxes
-
-    return StreetsBoxes(domain, split, **options)
-
-
 def _scenes(domain: str, split: str, *, root: Any, protocol: Any, **options: Any) -> Dataset:
     from .hazy_scenes import HazyScenes
 
@@ -162,20 +127,6 @@ def _hazy(summary: str, build: Callable[..., Dataset], data_key: str, *splits: s
 def _real(summary: str, module: str, *splits: str, data_key: str = "", **more: Any) -> Domain:
     row = {"splits": splits or ("train", "val", "test"), "classes": CITYSCAPES, **more}
     return Domain(summary, _of(module), data_key=data_key or module, **row)
-
-
-def _boxed(
-    summary: str, module: str, *splits: str, classes: tuple[str, ...] = (), **more: Any
-) -> Domain:
-    def build(domain: str, split: str, *, protocol: Any, **options: Any) -> Dataset:
-        return _of(module)(domain, split, **options)
-
-    return Domain(summary, build, splits, classes=classes, task="detection", **more)
-
-
-def _own_boxes(summary: str, name: str) -> Domain:
-    disk = ("splits", "classes")
-    return _boxed(summary, name, "train", "val", "test", data_key=name, from_disk=disk)
 
 
 DOMAINS: dict[str, Domain] = {
@@ -255,75 +206,7 @@ DOMAINS: dict[str, Domain] = {
         "your own hazy/ and clear/", _paired_folder, "paired_folder", "train", "val", "test"
     ),
 }
-DOMAINS |= {
-    **{
-        f"{name}_boxes": Domain(
-            f"{row.summary}, with boxes",
-            _streets_boxes,
-            classes=BOX_CLASSES,
-            stress=row.stress,
-            task="detection",
-        )
-        for name, row in DOMAINS.items()
-        if name.startswith("streets_")
-    },
-    **{
-        f"{name}_boxes": _boxed(
-            summary,
-            "cityscapes_boxes",
-            *("train", "val", "test"),
-            classes=("car",) if name == "cityscapes_car" else CITYSCAPES_THINGS,
-            data_key="cityscapes",
-        )
-        for name, summary in (
-            ("cityscapes", "Cityscapes with boxes of 8 classes; test is the official val"),
-            ("cityscapes_car", "the same, cars alone: the target of Sim10k"),
-            *(
-                (f"cityscapes_foggy_{beta}", f"the 8 classes in made fog of density 0.{beta}")
-                for beta in ("005", "01", "02")
-            ),
-            ("cityscapes_foggy_all", "the 8 classes in all three densities of fog"),
-        )
-    },
-    "sim10k": _boxed(
-        "Sim10k, rendered, cars, all images to train on",
-        *("sim10k", "train"),
-        classes=("car",),
-        data_key="sim10k",
-    ),
-    "bdd100k_boxes": _boxed(
-        "BDD100K 100k with boxes of 10 classes; test is the official val",
-        *("bdd100k_boxes", "train", "val", "test"),
-        classes=BDD100K_THINGS,
-        data_key="bdd100k",
-    ),
-    "dwd_daytime_clear": _boxed(
-        "Diverse Weather by clear day, the source",
-        *("dwd", "train", "test"),
-        classes=DWD,
-        data_key="dwd",
-    ),
-    **{
-        f"dwd_{name}": _boxed(
-            f"Diverse Weather, {summary}", "dwd", "test", classes=DWD, data_key="dwd"
-        )
-        for name, summary in (
-            ("night_clear", "a clear night"),
-            ("dusk_rainy", "rain at dusk"),
-            ("night_rainy", "rain by night"),
-            ("daytime_foggy", "fog by day"),
-        )
-    },
-    "rtts_boxes": _boxed(
-        "RESIDE RTTS, real haze, with boxes of 5 classes",
-        *("rtts_boxes", "test"),
-        classes=RTTS,
-        data_key="rtts",
-    ),
-    "coco_json": _own_boxes("your own pictures with boxes of COCO's format", "coco_json"),
-    "voc_xml": _own_boxes("the same of Pascal VOC's format", "voc_xml"),
-    "yolo_txt": _own_boxes("the same of YOLO's format", "yolo_txt"),
-}
+DOMAINS |= {**boxed_streets(DOMAINS), **BOXED}
 
 
 def build_domain(
@@ -388,7 +271,7 @@ def _of_row(name: str, what: str, root: str | Path | None) -> tuple[str, ...]:
     if what not in domain.from_disk:
         return getattr(domain, what)
     _check_root(name, root)
-    return getattr(import_module(f"{__name__}.{name}"), what)(root)
+    return getattr(import_module(f"{__name__}.{domain.reader or name}"), what)(root)
 
 
 def _check_root(name: str, root: str | Path | None) -> None:

@@ -85,12 +85,18 @@ def _annotation(record: Record, names: ClassNames) -> Annotation:
     return annotation(rows, names, repr(str(record.source)), size)
 
 
-@lru_cache(maxsize=4096)  # three densities of fog share a file
 def read(path: Path) -> tuple[list[Row], tuple[int, int]]:
-    """The objects of an instanceIds file and its (height, width).
+    """The objects of an instanceIds file and its (height, width); kept in memory until the file
+    changes, as three densities of fog share it.
 
     Raises ValueError for a file that is not of this format.
     """
+    status = path.stat()
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, *_: int) -> tuple[list[Row], tuple[int, int]]:
     from scipy.ndimage import find_objects
 
     values = read_picture(path, cv2.IMREAD_UNCHANGED)

@@ -132,7 +132,8 @@ def _fill(folder: Path, data: Streets, preset: str) -> None:
             "fingerprint": data.fingerprint(),
             "mask_classes": list(CLASSES),
             "conventions": "bbox x, y, width, height in pixels with hidden parts; camera axes "
-            "x right, y down, z forward; yaw 0 heads along z, pi/2 along x",
+            "x right, y down, z forward; yaw 0 heads along z, pi/2 along x; ignore: hardly to be "
+            "seen",
         },
         "images": images,
         "annotations": annotations,

@@ -11,6 +11,8 @@ one without <object> where it shows none: such pictures stay. Pixels count from 
 are included, so x0 = xmin - 1 and x1 = xmax. Objects that are `difficult` are ignored; that tag,
 pose and truncated may be missing.
 
+`voc_xml_target` is the same in a second folder, to be tested on; see `coco_json`.
+
 Classes are those of classes.txt in its order, objects of others are left out; or else all names in
 the XML files of all splits, in alphabetical order, in their most frequent spelling.
 
@@ -30,6 +32,7 @@ from .layout import Place, find_labelled, matching, search_labelled
 from .names import known
 from .own_classes import listed, own_splits, unlike
 
+DOMAINS = ("voc_xml", "voc_xml_target")
 SPLITS = {"train": "train", "val": "val*", "test": "test"}
 HOMES = (".", "voc*", "vocdevkit*/voc*", "*/vocdevkit*/voc*")
 LISTED = [("jpegimages", "annotations")]
@@ -45,7 +48,7 @@ def build(
     that is not there) and ValueError (split, limit, empty, classes, a file that is not of this
     format, pictures without train/).
     """
-    known("domain", domain, ["voc_xml"])
+    known("domain", domain, DOMAINS)
     check_split(domain, split, SPLITS)
     root = Path(root).expanduser()
     own_splits(root, split, splits(root))

@@ -3,7 +3,7 @@ import json
 import pytest
 from miniature_detection import COCO, coco
 
-from ibnvision.data import build_domain, classes, splits
+from ibnvision.data import build_domain, classes, root_of, splits
 from ibnvision.data.check import check_set
 
 NAME = "coco_json"
@@ -67,6 +67,19 @@ def test_classes_txt_chooses_and_orders(tmp_path):
     (tmp_path / "classes.txt").write_text("car\ncar\n")
     with pytest.raises(ValueError, match="must be unlike names, at least one, got .'car', 'car'"):
         classes(NAME, tmp_path)
+
+
+def test_a_second_folder_is_a_domain_of_its_own(tmp_path):
+    coco(tmp_path / "a"), coco(tmp_path / "b", "flat", ["test"])
+    target = f"{NAME}_target"
+    roots = {NAME: str(tmp_path / "a"), target: str(tmp_path / "b")}
+    assert [root_of(name, roots) for name in roots] == list(roots.values())
+    assert classes(target, roots[target]) == classes(NAME, roots[NAME])
+    assert splits(target, roots[target]) == ("test",)
+    data = build_domain(target, "test", root=roots[target])
+    assert data[0]["domain"] == target and data.facts()["split"] == "test, your file boxes.json"
+    assert [f.domain for f in check_set(target, tmp_path / "b")] == [target]
+    assert {f.domain for f in check_set(NAME, tmp_path / "a")} == {NAME}
 
 
 def write(root, **changes):

@@ -66,7 +66,10 @@ def test_domains_of_detection():
     }
     assert splits("sim10k") == ("train",) and splits("rtts_boxes") == ("test",)
     assert classes("rtts_boxes") == ("person", "bicycle", "car", "bus", "motorbike")
-    for name in ("coco_json", "voc_xml", "yolo_txt"):
+    own = [
+        f"{name}{end}" for name in ("coco_json", "voc_xml", "yolo_txt") for end in ("", "_target")
+    ]
+    for name in own:
         assert DOMAINS[name].data_key == name and DOMAINS[name].task == "detection"
         with pytest.raises(ValueError, match=f"{name} is read from a folder"):
             splits(name)
