@@ -24,6 +24,7 @@ _CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
     "protocol": ("native", "half"),
+    "empty_images": ("keep", "drop"),
 }
 _MINIMUM = {
     "steps": 1,
@@ -95,6 +96,7 @@ class Config:
     protocol: str = "native"  # native: whole images; half: resized images, sliding windows
     eval_scales: tuple[float, ...] = (1.0,)  # probabilities are averaged over these sizes
     eval_flip: bool = False  # and over mirrored images
+    empty_images: str = "keep"  # of detection, in all splits; drop: as some published numbers do
     oracle: bool = False  # also keep best_on_target.pt, chosen on the test domains: not a result
 
     # records

@@ -67,7 +67,7 @@ CAMVID = ("camvid_day", "camvid_dusk")
 NOT_PROTOCOL = (*HARMLESS, "seed", "data", "oracle")
 LATER = (  # younger than recorded protocols: left out where they do nothing
     *("loss_args", "lr_end", "backbone_lr", "scale", "class_uniform", "sync_norm"),
-    *("protocol", "eval_scales", "eval_flip"),
+    *("protocol", "eval_scales", "eval_flip", "empty_images"),
 )
 
 
@@ -93,7 +93,7 @@ def roles_of(cfg: Config) -> dict[str, str]:
     """Domain -> source, target, stress or real, of everything that `cfg` trains on or tests."""
     roles = dict.fromkeys(cfg.train_domains, "source")
     for name in cfg.test_domains:
-        domain = data.DOMAINS[name]
+        domain = data.domain_of(name)
         real = domain.data_key or name.startswith(PHOTOGRAPHS)
         roles.setdefault(name, "stress" if domain.stress else "real" if real else "target")
     return roles

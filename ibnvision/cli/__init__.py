@@ -37,7 +37,7 @@ _VERBS: dict[str, tuple[Any, ...]] = {
     "predict": (
         predict.run,
         predict.arguments,
-        "label or dehaze pictures, folders, patterns or videos",
+        "label, search or dehaze pictures, folders, patterns or videos",
         *predict.ALIASES,
     ),
     "data": (

@@ -1,4 +1,4 @@
-"""`ibnvision predict` and its aliases: pictures and videos, labelled or dehazed."""
+"""`ibnvision predict` and its aliases: pictures and videos labelled, searched or dehazed."""
 
 import argparse
 import re
@@ -8,7 +8,14 @@ from typing import Any
 
 from .arguments import free_folder
 
-ALIASES = {"segment": "segmentation", "dehaze": "dehazing"}  # verb: the task it looks for
+ALIASES = {  # verb: the task it looks for
+    "segment": "segmentation",
+    "detect": "detection",
+    "dehaze": "dehazing",
+}
+_OF_LABELS = ("window", "overlap", "whole", "scale", "height", "opacity", "only")
+_OF_BOXES = ("threshold",)
+_OF_DEHAZING = ("max_memory", "compare", "gate", "gate_range")
 
 
 def arguments(command: argparse.ArgumentParser) -> None:
@@ -30,6 +37,12 @@ def arguments(command: argparse.ArgumentParser) -> None:
             "NAME_label with the class ids of a picture, shares.csv and legend.png.",
         )
     )
+    boxes = command.add_argument_group(
+        "with the weights of a detector",
+        "Written: NAME_boxes with the boxes drawn, detections.json, and coco.json, the same as a "
+        "COCO data set whose annotations have a score.",
+    )
+    boxes.add_argument("--threshold", type=float, help="least score that counts, default 0.5")
     dehaze = command.add_argument_group("with the weights of a dehazing network")
     dehaze.add_argument("--max-memory", metavar="SIZE", help="such as 2GB; the result is the same")
     dehaze.add_argument("--compare", action="store_true", help="also write before beside after")
@@ -70,14 +83,14 @@ def run(options: argparse.Namespace) -> None:
             f"{options.verb} needs weights of {wanted}, {weights} holds those of {task}: "
             "use ibnvision predict, or other --weights"
         )
-    if task is None and wanted == "segmentation":
+    if task is None and wanted in ("segmentation", "detection"):
         raise ValueError(f"{options.verb} needs weights of a run of {wanted}, got {weights}")
     if task is None:
         return _restore(options, models.from_weights(weights).to(device), weights, out)
     trained = load_trained(weights, device)
-    if hasattr(trained.model, "restore"):
+    if task == "dehazing":
         return _restore(options, trained.model, weights, out)
-    return _label(options, trained, weights, out)
+    return (_detect if task == "detection" else _label)(options, trained, weights, out)
 
 
 def _label(options: argparse.Namespace, trained: Any, weights: Path, out: Path) -> None:
@@ -87,7 +100,8 @@ def _label(options: argparse.Namespace, trained: Any, weights: Path, out: Path) 
     from ibnvision.engine.predict import draw_scenes, label_function
     from ibnvision.engine.progress import shares_table
 
-    _refuse(options, ("max_memory", "compare", "gate", "gate_range"), "dehazing", weights)
+    _refuse(options, _OF_DEHAZING, "dehazing", weights)
+    _refuse(options, _OF_BOXES, "detection", weights)
     sizes = ("overlap", "whole", "scale", "height")
     given = {name: getattr(options, name) for name in sizes if getattr(options, name) is not None}
     if options.window:
@@ -122,6 +136,38 @@ def _label(options: argparse.Namespace, trained: Any, weights: Path, out: Path) 
     report.check()
 
 
+def _detect(options: argparse.Namespace, trained: Any, weights: Path, out: Path) -> None:
+    from ibnvision.engine.detect import detect_files
+    from ibnvision.engine.predict import detect_function, draw_scenes
+
+    _refuse(options, _OF_LABELS, "segmentation", weights)
+    _refuse(options, _OF_DEHAZING, "dehazing", weights)
+    least = {} if options.threshold is None else {"threshold": options.threshold}
+    detect = detect_function(trained, **least, half=options.half)
+    print(f"weights   {weights}")
+    if not options.paths:
+        if options.stride != 1:
+            raise ValueError("--stride needs a PATH")
+        for written in draw_scenes(trained, detect, out, overwrite=options.overwrite):
+            print(f"overlay   {written}")
+        print(f"classes   {', '.join(f'{i} {name}' for i, name in enumerate(trained.classes, 1))}")
+        print(f"folder    {out}")
+        return
+    report, seen = detect_files(
+        options.paths,
+        detect,
+        trained.classes,
+        out,
+        overwrite=options.overwrite,
+        stride=options.stride,
+    )
+    for path in report.written:
+        print(f"boxes     {path}")
+    print(f"objects   {sum(len(one.objects['labels']) for one in seen)}")
+    print(f"folder    {out}")
+    report.check()
+
+
 def _refuse(
     options: argparse.Namespace, names: Sequence[str], task: str, weights: Path | str
 ) -> None:
@@ -138,8 +184,8 @@ def _restore(options: argparse.Namespace, model: Any, weights: Path, out: Path) 
 
     if not options.paths:
         raise ValueError(f"PATH must name pictures or videos to restore with {weights}")
-    labels = ("window", "overlap", "whole", "scale", "height", "opacity", "only")
-    _refuse(options, labels, "segmentation", weights)
+    _refuse(options, _OF_LABELS, "segmentation", weights)
+    _refuse(options, _OF_BOXES, "detection", weights)
     if options.stride != 1:
         raise ValueError("--stride must be 1 for a restored video")
     gate = gate_of(options.gate_range) if options.gate_range else None

@@ -43,6 +43,8 @@ __all__ = [
     "build_domain",
     "classes",
     "color_mask",
+    "domain_of",
+    "key_of",
     "palette",
     "root_of",
     "splits",
@@ -230,26 +232,53 @@ def build_domain(
     protocol, ValueError for an unknown split or preset, a limit below 1, a size below 16 or a
     missing root.
     """
-    domain = DOMAINS[known("domain", name, DOMAINS)]
+    domain = domain_of(name)
     known("protocol", protocol, PROTOCOLS)
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     if size is not None and (len(size) != 2 or min(size) < 16):
         raise ValueError(f"size must be (height, width), each at least 16, got {size}")
     _check_root(name, root)
+    base, _, label = name.partition(":")
     options: dict[str, Any] = {"preset": preset, "root": root, "size": size, "limit": limit}
     if domain.task == "detection":
         options["empty"] = empty
-    return domain.build(name, split, protocol=protocol, **options)
+    dataset: Any = domain.build(base, split, protocol=protocol, **options)
+    if label:
+        dataset.domain = name
+    return dataset
+
+
+def domain_of(name: str) -> Domain:
+    """The row of a domain in DOMAINS.
+
+    A domain that is read from a folder may carry a label of one's own, as in coco_json:night, so
+    that one run can read several folders of one format: `--data coco_json:night=DIR`.
+
+    Raises: KeyError for an unknown name, ValueError for a label of a domain that has no folder.
+    """
+    base, colon, label = name.partition(":")
+    domain = DOMAINS[known("domain", base, DOMAINS)]
+    if colon and not (label and domain.data_key):
+        raise ValueError(
+            f"domain must be a name, or that of a domain read from a folder with a label after a "
+            f"colon, got {name!r}"
+        )
+    return domain
+
+
+def key_of(name: str) -> str:
+    """KEY of the option `--data KEY=DIR` that gives a domain its folder; "" for one without."""
+    return name if ":" in name else domain_of(name).data_key
 
 
 def root_of(name: str, roots: Mapping[str, str]) -> str | None:
     """Folder of a domain among those of `--data KEY=DIR`: under its own name, else its data_key.
 
-    Raises KeyError for an unknown name.
+    That of a domain with a label stands under its own name only. Raises as `domain_of`.
     """
-    domain = DOMAINS[known("domain", name, DOMAINS)]
-    return roots.get(name, roots.get(domain.data_key))
+    domain = domain_of(name)
+    return roots.get(name, None if ":" in name else roots.get(domain.data_key))
 
 
 def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
@@ -267,15 +296,15 @@ def splits(name: str, root: str | Path | None = None) -> tuple[str, ...]:
 
 
 def _of_row(name: str, what: str, root: str | Path | None) -> tuple[str, ...]:
-    domain = DOMAINS[known("domain", name, DOMAINS)]
+    domain = domain_of(name)
     if what not in domain.from_disk:
         return getattr(domain, what)
     _check_root(name, root)
-    return getattr(import_module(f"{__name__}.{domain.reader or name}"), what)(root)
+    return getattr(import_module(f"{__name__}.{name.partition(':')[0]}"), what)(root)
 
 
 def _check_root(name: str, root: str | Path | None) -> None:
-    key = DOMAINS[name].data_key
+    key = key_of(name)
     if key and root is None:
         raise ValueError(
             f"{name} is read from a folder: give root=DIR (on the command line "

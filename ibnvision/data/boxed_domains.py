@@ -44,16 +44,6 @@ def _boxed(
     return Domain(summary, build, splits, classes=classes, task="detection", **more)
 
 
-def _own(summary: str, module: str, end: str) -> Domain:
-    return _boxed(
-        summary,
-        *(module, "train", "val", "test"),
-        data_key=f"{module}{end}",
-        from_disk=("splits", "classes"),
-        reader=module,
-    )
-
-
 BOXED: dict[str, Domain] = {
     **{
         f"{name}_boxes": _boxed(
@@ -109,14 +99,16 @@ BOXED: dict[str, Domain] = {
         data_key="rtts",
     ),
     **{
-        f"{module}{end}": _own(
-            f"your own pictures with boxes of {title}'s format{words}", module, end
+        module: _boxed(
+            f"your own pictures with boxes of {title}'s format",
+            *(module, "train", "val", "test"),
+            data_key=module,
+            from_disk=("splits", "classes"),
         )
         for module, title in (
             ("coco_json", "COCO"),
             ("voc_xml", "Pascal VOC"),
             ("yolo_txt", "YOLO"),
         )
-        for end, words in (("", ""), ("_target", ", a second folder"))
     },
 }

@@ -11,8 +11,8 @@ folder of that name, in images/ of that name, in images/, or in DIR. Of a file_n
 count. A box is x, y, width, height in pixels, as it stands. `iscrowd` and `ignore` objects are
 ignored; an image without objects stays.
 
-`coco_json_target` is the same in a second folder, so that a run can train on one set of your own
-and be tested on another; both must have one list of classes.
+A second folder is `coco_json:LABEL` with a label of your own, so that a run can train on one set
+and be tested on others; all must have one list of classes.
 
 Classes are the categories in the order of their ids, however sparse, or those of classes.txt in its
 order; objects of other categories are left out. A category that has no objects and is only the
@@ -32,10 +32,8 @@ from .boxes import Annotation, ClassNames, annotation
 from .coco import Content, read
 from .label_files import check_split
 from .layout import contents, matching
-from .names import known
 from .own_classes import listed, own_splits, unlike
 
-DOMAINS = ("coco_json", "coco_json_target")
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 FLAT = ("boxes.json", "_annotations.coco.json", "annotations.json", "instances.json")
 CONVENTION = "COCO x, y, width, height in pixels, as they stand"
@@ -51,11 +49,10 @@ def build(
 ) -> Dataset:
     """Your pictures and boxes in `root`; layouts and splits as above.
 
-    Raises KeyError (domain), FileNotFoundError (no such layout in `root`, a picture that is not
+    Raises FileNotFoundError (no such layout in `root`, a picture that is not
     there) and ValueError (split, limit, empty, classes, a file that is not of this format, pictures
     without train/).
     """
-    known("domain", domain, DOMAINS)
     check_split(domain, split, SPLITS)
     root = Path(root).expanduser()
     own_splits(root, split, splits(root))

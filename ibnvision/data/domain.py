@@ -14,8 +14,7 @@ class Domain:
 
     A stress domain is reported and never averaged into a target mean. `task` is a name in
     `ibnvision.tasks.TASKS`; a domain of dehazing has no classes. `from_disk` names what the folder
-    decides: "splits" (fewer than those of the row), "classes"; ask `splits` and `classes`, which
-    call the functions of these names in the file `reader`, or else in that named as the domain.
+    decides: "splits" (fewer than those of the row), "classes"; ask `splits` and `classes`.
     """
 
     summary: str
@@ -26,4 +25,3 @@ class Domain:
     stress: bool = False
     task: str = "segmentation"
     from_disk: tuple[str, ...] = ()
-    reader: str = ""

@@ -11,7 +11,7 @@ one without <object> where it shows none: such pictures stay. Pixels count from 
 are included, so x0 = xmin - 1 and x1 = xmax. Objects that are `difficult` are ignored; that tag,
 pose and truncated may be missing.
 
-`voc_xml_target` is the same in a second folder, to be tested on; see `coco_json`.
+A second folder is `voc_xml:LABEL`; see `coco_json`.
 
 Classes are those of classes.txt in its order, objects of others are left out; or else all names in
 the XML files of all splits, in alphabetical order, in their most frequent spelling.
@@ -29,10 +29,8 @@ from . import voc
 from .boxes import ClassNames, plain
 from .label_files import check_split
 from .layout import Place, find_labelled, matching, search_labelled
-from .names import known
 from .own_classes import listed, own_splits, unlike
 
-DOMAINS = ("voc_xml", "voc_xml_target")
 SPLITS = {"train": "train", "val": "val*", "test": "test"}
 HOMES = (".", "voc*", "vocdevkit*/voc*", "*/vocdevkit*/voc*")
 LISTED = [("jpegimages", "annotations")]
@@ -44,11 +42,10 @@ def build(
 ) -> Dataset:
     """Your pictures and boxes in `root`; layouts and splits as above.
 
-    Raises KeyError (domain), FileNotFoundError (no such layout in `root`, a picture or XML file
+    Raises FileNotFoundError (no such layout in `root`, a picture or XML file
     that is not there) and ValueError (split, limit, empty, classes, a file that is not of this
     format, pictures without train/).
     """
-    known("domain", domain, DOMAINS)
     check_split(domain, split, SPLITS)
     root = Path(root).expanduser()
     own_splits(root, split, splits(root))

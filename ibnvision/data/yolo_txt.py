@@ -10,7 +10,7 @@ A picture a.jpg belongs to a.txt; without one, or with an empty one, it shows no
 A line is a class number from 0 and cx cy w h, or the points x y x y ... of an outline, whose box
 is taken; all in [0, 1] of the picture. The paths in data.yaml play no part.
 
-`yolo_txt_target` is the same in a second folder, to be tested on; see `coco_json`.
+A second folder is `yolo_txt:LABEL`; see `coco_json`.
 """
 
 from functools import partial
@@ -23,10 +23,8 @@ from .boxed import Boxed, Record
 from .boxes import Annotation, ClassNames, Row, annotation
 from .label_files import check_split
 from .layout import contents, find_labelled, matching, pictures_below, search_labelled
-from .names import known
 from .own_classes import listed, own_splits, unlike
 
-DOMAINS = ("yolo_txt", "yolo_txt_target")
 SPLITS = {"train": "train*", "val": "val*", "test": "test*"}
 FLAT = [("images", "labels")]
 CONVENTION = "YOLO cx, cy, width, height as shares of the picture"
@@ -37,10 +35,9 @@ def build(
 ) -> Dataset:
     """Your pictures and boxes in `root`; layouts and splits as above.
 
-    Raises KeyError (domain), FileNotFoundError (no such layout in `root`, no names of classes) and
+    Raises FileNotFoundError (no such layout in `root`, no names of classes) and
     ValueError (split, limit, empty, classes, pictures without train/).
     """
-    known("domain", domain, DOMAINS)
     check_split(domain, split, SPLITS)
     root = Path(root).expanduser()
     own_splits(root, split, splits(root))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object, send_to_device
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     run.write_env(facts)
     _announce(run, cfg, facts, state)
     for name in missing:
-        run.print(f"{name} is left out: no --data {data.DOMAINS[name].data_key}=DIR")
+        run.print(f"{name} is left out: no --data {data.key_of(name)}=DIR")
     if accelerator.num_processes > 1:
         run.print("batch statistics are those of each process: its own batch_size images")
     size = sets.image_size(training)
@@ -171,7 +171,7 @@ def _better(cfg: Config, state: State, score: str, value: Results, results: Resu
     the test domains that are neither source nor stress: a bound, not a result.
     """
     names = []
-    away = [d for d in results if d not in cfg.train_domains and not data.DOMAINS[d].stress]
+    away = [d for d in results if d not in cfg.train_domains and not data.domain_of(d).stress]
     choices = [("best.pt", "best", list(value.values()))]
     if cfg.oracle:
         choices.append(("best_on_target.pt", "oracle", [results[d] for d in away]))
@@ -214,7 +214,7 @@ def _steps(
         while True:
             due = bool(cfg.eval_every) and state.step > 0 and state.step % cfg.eval_every == 0
             if (due or state.step == cfg.steps) and state.evaluated < state.step:
-                _settle(cfg, state, pending, run)
+                _settle(cfg, state, pending, run, accelerator)
                 pause = time.perf_counter()
                 evaluate_all()
                 clock += time.perf_counter() - pause
@@ -232,7 +232,7 @@ def _steps(
                 state.ema.update_parameters(state.model)
             progress.advance()
             if state.step % cfg.log_every == 0 or state.step == cfg.steps:
-                _settle(cfg, state, pending, run)
+                _settle(cfg, state, pending, run, accelerator)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 now = time.perf_counter()
@@ -263,7 +263,7 @@ def _step(
         batch = next(batches)
         place = (state.step, part, accelerator.process_index)
         batch = task.augment(batch, cfg.augment, sets.step_generator(cfg.seed, *place))
-        if cfg.channels_last:
+        if cfg.channels_last and isinstance(batch["image"], Tensor):
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
         last = part == cfg.grad_accum - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
@@ -277,18 +277,32 @@ def _step(
     return total
 
 
-def _settle(cfg: Config, state: State, pending: list[Tensor], run: RunFolder) -> None:
-    """Bring the losses to the host; raises FloatingPointError for the first that is not finite."""
-    values = torch.stack(pending).tolist() if pending else []
-    for index, value in enumerate(values):
-        if not np.isfinite(value):
-            step = state.step - len(values) + index
+def _settle(
+    cfg: Config,
+    state: State,
+    pending: list[Tensor],
+    run: RunFolder,
+    accelerator: Accelerator | None = None,
+) -> None:
+    """Bring the losses to the host; raises FloatingPointError for the first that is not finite.
+
+    accelerator: where all processes call this at the same step, so that all raise and none waits
+    for one that did.
+    """
+    if not pending:
+        return
+    mine = torch.stack(pending)
+    every = accelerator.gather(mine[None]) if accelerator else mine[None]
+    for index, values in enumerate(every.T.tolist()):
+        value = next((v for v in values if not np.isfinite(v)), None)
+        if value is not None:
+            step = state.step - len(pending) + index
             raise FloatingPointError(
                 f"the loss is {value} at step {step} (lr {learning_rate(cfg, step):.3g}); "
                 "try a lower lr, more warmup or precision=fp32. The last checkpoint is "
                 f"{run.path / 'last.pt'}"
             )
-    state.losses += values
+    state.losses += mine.tolist()
     pending.clear()
 
 
@@ -315,20 +329,16 @@ def _evaluate(
     overlays = (out or Path()) / "overlays"
     for domain, dataset in found.items():
         metric, shown = task.new_metric(classes), 0
-        single = sets.evaluation_batch(task, dataset)
-        loader = sets.loader(cfg, dataset, batch_size=single)
-        for index, batch in enumerate(accelerator.prepare_data_loader(loader)):
+        single, mine = sets.evaluation_batch(task, dataset), sets.share(dataset, accelerator)
+        for index, batch in enumerate(sets.loader(cfg, mine, batch_size=single)):
             if stop:
                 stop.check()
             if index == batches:
                 break
+            batch = send_to_device(batch, accelerator.device)
             given = task.evaluate(model, batch, cfg)
             prediction = given[0]
-            if single:  # sizes may differ between processes
-                for one in accelerator.gather_for_metrics([given], use_gather_object=True):
-                    metric.update(*one)
-            else:
-                metric.update(*accelerator.gather_for_metrics(given))
+            metric.update(*given)
             wanted = min(_PICTURES_PER_DOMAIN - shown, len(prediction)) if out else 0
             for i in range(wanted):
                 picture = task.draw(
@@ -340,6 +350,11 @@ def _evaluate(
                 )
                 pictures.save_png(picture, overlays / f"{domain}_{shown}.png")
                 shown += 1
+        if accelerator.num_processes > 1:
+            states = gather_object([metric.state()])
+            metric = task.new_metric(classes)
+            for counted in states:
+                metric.merge(counted)
         told = {**sets.facts(cfg, dataset, split), **task.facts(cfg)}
         results[domain] = {"images": told["images"], **metric.compute(), "facts": told}
         if out and hasattr(metric, "confusion"):
@@ -351,7 +366,7 @@ def _evaluate(
 
 def _summary(cfg: Config, results: Results, score: str) -> str:
     """Source, mean of the targets without stress domains, and gap, where both were measured."""
-    scores = {d: row[score] for d, row in results.items() if not data.DOMAINS[d].stress}
+    scores = {d: row[score] for d, row in results.items() if not data.domain_of(d).stress}
     source = [v for domain, v in scores.items() if domain in cfg.train_domains]
     targets = [v for domain, v in scores.items() if domain not in cfg.train_domains]
     if not source or not targets:

@@ -14,10 +14,11 @@ from torch import Tensor
 from ibnvision import data
 from ibnvision.config import nearest
 from ibnvision.tasks.labels import Label
+from ibnvision.tasks.panels import legend
 
 from .checkpoint import write_atomic
 from .jobs import Job, Report, plan_jobs, refuse_existing, run_jobs
-from .paint import legend, paint, paint_over
+from .paint import paint, paint_over
 from .photo import read_photo, to_image
 from .pictures import save_png
 from .video import read_video, write_videos

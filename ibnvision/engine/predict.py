@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ibnvision import config, data
 from ibnvision.config import Config
@@ -13,12 +13,17 @@ from ibnvision.layers import fold_norm
 from ibnvision.tasks.labels import Label, labeller
 
 from . import build_model, checkpoint, find_task
+from .detect import Detect, detector
 from .jobs import refuse_existing
 from .pictures import save_png
 from .sets import build
 
-_WEIGHTS = ("segmenter.pt", "dehazer.pt", "last.pt")
-_CONFIGS = {"segmentation": "streets_quick", "dehazing": "streets_dehaze"}  # what trains a task
+_WEIGHTS = ("segmenter.pt", "dehazer.pt", "detector.pt", "last.pt")
+_CONFIGS = {  # what trains a task
+    "segmentation": "streets_quick",
+    "dehazing": "streets_dehaze",
+    "detection": "streets_detect",
+}
 _SCENES = 2
 
 
@@ -120,25 +125,39 @@ def _fold(trained: Trained) -> None:
         fold_norm(trained.model, like.new_zeros(1, 3, *trained.size))
 
 
+def detect_function(trained: Trained, **how: Any) -> Detect:
+    """`detect.detector`, with its arguments `how`, for a trained detection model.
+
+    Raises: ValueError for another task, and as there.
+    """
+    if trained.cfg.task != "detection":
+        raise ValueError(f"trained must be of the task detection, got {trained.cfg.task!r}")
+    return detector(trained.model, **how)
+
+
 def draw_scenes(
     trained: Trained,
-    label: Label,
+    see: Label | Detect,
     out: str | Path,
     *,
     overwrite: bool = False,
 ) -> Iterator[Path]:
-    """Label drawn test scenes, of the source of `streets` and three shifts.
+    """Label, or find the objects of, drawn test scenes of the source of `streets` and three shifts.
 
-    Writes <name>_overlay.png, input, target and prediction side by side, and <name>_label.png,
-    class ids, into `out`; yields the overlays. The target is shown where the classes agree.
+    Writes <name>_overlay.png, input, target and prediction side by side, and in segmentation
+    <name>_label.png, class ids, into `out`; yields the overlays. The target is shown where the
+    classes agree.
 
-    label: class ids, uint8 [H, W], of an image, float [3, H, W] in [0, 1].
+    see: what is found in an image, float [3, H, W] in [0, 1], as of `label_function` or
+    `detect_function`.
 
     Raises: FileExistsError unless `overwrite`.
     """
     task, folder = find_task(trained.cfg), Path(out)
     palette = torch.tensor(data.palette(trained.classes))
-    for domain in ("streets_day", "streets_fog", "streets_night", "streets_dusk"):
+    ending = "_boxes" if trained.cfg.task == "detection" else ""
+    for name in ("streets_day", "streets_fog", "streets_night", "streets_dusk"):
+        domain = name + ending
         dataset = build(trained.cfg, domain, "test")
         labelled = data.classes(domain) == trained.classes
         for index in range(_SCENES):
@@ -147,10 +166,11 @@ def draw_scenes(
             if not overwrite:
                 refuse_existing(paths)
             image, target = item["image"], item["target"] if labelled else None
-            ids = label(image)
-            picture = task.draw(image, target, ids, classes=trained.classes, palette=palette)
+            found = see(image)
+            picture = task.draw(image, target, found, classes=trained.classes, palette=palette)
             save_png(picture, paths[0])
-            save_png(ids[None], paths[1])
+            if isinstance(found, Tensor):
+                save_png(found[None], paths[1])
             yield paths[0]
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
+from accelerate import Accelerator
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 
 from ibnvision import data
 from ibnvision.config import Config, nearest
 from ibnvision.data.class_index import class_index, draw_centre, load_index, save_index
 from ibnvision.tasks import Task
+
+from .state import find_task
 
 _TILE = 1024  # pixels of a side, of the grid whose tiles are searched for classes
 _DRAW = 1  # tells the chance of a drawn item from that of an augmented batch
@@ -27,12 +30,10 @@ def available(cfg: Config) -> tuple[Config, list[str]]:
     """
     keys = {*data.DOMAINS, *(row.data_key for row in data.DOMAINS.values() if row.data_key)}
     for key in cfg.data:
-        if key not in keys:
+        if key.partition(":")[0] not in keys:
             raise KeyError(f"unknown data key {key!r}: {nearest(key, keys)}")
     missing = [
-        name
-        for name in cfg.test_domains
-        if name in data.DOMAINS and data.DOMAINS[name].data_key and not data.root_of(name, cfg.data)
+        name for name in cfg.test_domains if data.key_of(name) and not data.root_of(name, cfg.data)
     ]
     kept = tuple(name for name in cfg.test_domains if name not in missing)
     return dataclasses.replace(cfg, test_domains=kept), missing
@@ -43,7 +44,13 @@ def build(cfg: Config, domain: str, split: str) -> Dataset:
     root = data.root_of(domain, cfg.data)
     size = (cfg.size[0], cfg.size[1]) if cfg.size else None
     dataset: Any = data.build_domain(
-        domain, split, preset=cfg.preset, root=root, size=size, protocol=cfg.protocol
+        domain,
+        split,
+        preset=cfg.preset,
+        root=root,
+        size=size,
+        protocol=cfg.protocol,
+        empty=cfg.empty_images,
     )
     if len(dataset) == 0:
         raise ValueError(f"domain {domain!r} has no images in its {split} split (root {root})")
@@ -98,7 +105,8 @@ class DrawnSet(ConcatDataset):
 
 
 def training_set(cfg: Config, watch: Callable[[range], Iterable[int]] = iter) -> Dataset:
-    """The train splits of all source domains in a row; drawn where a set can `draw`.
+    """The train splits of all source domains in a row; drawn where a set can `draw`, but whole
+    where the task takes pictures of several sizes and `cfg` names none.
 
     watch: is handed the indices of the pictures whose labels are read for `class_uniform`, to show
     progress; what was found is kept in <out>/class_index.
@@ -113,6 +121,13 @@ def training_set(cfg: Config, watch: Callable[[range], Iterable[int]] = iter) ->
             f"pictures on disk, got scale={list(cfg.scale)}, class_uniform={cfg.class_uniform} for "
             f"{', '.join(cfg.train_domains)}"
         )
+    if find_task(cfg).RAGGED and not cfg.size:
+        if cfg.scale:
+            raise ValueError(
+                f"scale must come with size in {cfg.task}, which reads whole pictures without it, "
+                f"got {list(cfg.scale)}"
+            )
+        drawn = []
     if not any(drawn):
         return ConcatDataset(datasets)
     preset = data.PRESETS[cfg.preset]
@@ -139,6 +154,12 @@ def _class_index(cfg: Config, dataset: Any, watch: Callable[[range], Iterable[in
 def evaluation_batch(task: Task, dataset: Any) -> int:
     """Images per forward pass of an evaluation, 0: the config's batch_size; see `tasks.Task`."""
     return 1 if hasattr(dataset, "protocol") else task.EVALUATION_BATCH
+
+
+def share(dataset: Any, accelerator: Accelerator) -> Dataset:
+    """The items that this process evaluates: every n-th of n processes, each item once."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    return dataset if world == 1 else Subset(dataset, range(rank, len(dataset), world))
 
 
 def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
@@ -172,7 +193,7 @@ def class_names(cfg: Config, domains: Sequence[str]) -> tuple[str, ...]:
     lists = {domain: data.classes(domain, data.root_of(domain, cfg.data)) for domain in domains}
     first = lists[domains[0]]
     for domain, found in lists.items():
-        task = data.DOMAINS[domain].task
+        task = data.domain_of(domain).task
         if task != cfg.task:
             fitting = [name for name, row in data.DOMAINS.items() if row.task == cfg.task]
             raise ValueError(
@@ -256,6 +277,7 @@ def loader(
     in_order = {"batch_size": batch_size or cfg.batch_size}
     return DataLoader(
         dataset,
+        collate_fn=find_task(cfg).collate,
         **({"batch_sampler": batch_sampler} if batch_sampler else in_order),
         num_workers=cfg.workers,
         worker_init_fn=_start_worker,

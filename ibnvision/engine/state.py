@@ -24,15 +24,36 @@ def find_task(cfg: Config) -> Task:
 def build_model(cfg: Config, num_classes: int, *, fetch: bool = True) -> nn.Module:
     """The network of `cfg`, on the CPU, with fresh weights.
 
-    fetch: False: without the published weights that `model_args.pretrained` asks for, where those
-    of a checkpoint follow.
+    fetch: False: without the published weights that `model_args.pretrained` asks for and those of
+    `model_args.restorer`, where those of a checkpoint follow.
     """
     args = dict(cfg.model_args)
     if "pretrained" in args and not fetch:
         args["pretrained"] = False
+    if isinstance(args.get("restorer"), dict) and fetch:
+        args["restorer"] = _with_weights(args["restorer"])
     return find_task(cfg).build_model(
         cfg.model, num_classes=num_classes, mean=cfg.mean, std=cfg.std, **args
     )
+
+
+def _with_weights(restorer: dict[str, Any]) -> dict[str, Any]:
+    """A `restorer` table with what its file of weights holds: `state`, and `gate` if it has one.
+
+    Raises: ValueError for a table without weights or a file of another task; as `checkpoint.load`.
+    """
+    if not restorer.get("weights"):
+        raise ValueError(
+            "model_args.restorer.weights must name the checkpoint of a dehazing run, got none"
+        )
+    saved = checkpoint.load(restorer["weights"])
+    if saved["task"] != "dehazing":
+        raise ValueError(
+            f"model_args.restorer.weights must be of the task dehazing, {restorer['weights']} is "
+            f"of {saved['task']}"
+        )
+    found = {"gate": list(saved["gate"].values())} if saved.get("gate") else {}
+    return {**found, **restorer, "state": checkpoint.weights(saved)}
 
 
 def learning_rate(cfg: Config, step: int) -> float:

@@ -58,9 +58,18 @@ class RestorationMetric:
         row = [psnr(x, y), psnr(luma(x), luma(y)), whole, inside, pooled]
         self._rows.append(torch.stack(row, 1).cpu())
 
+    def state(self) -> Tensor:
+        """The rows of all images, float64 on the CPU: what a process gives to another's `merge`."""
+        return torch.cat(self._rows) if self._rows else torch.zeros(0, len(PROTOCOLS)).double()
+
+    def merge(self, state: Tensor) -> None:
+        """Count what another metric has measured; its images come after."""
+        self._rows.append(state)
+
     def compute(self) -> dict[str, Any]:
         """The keys of PROTOCOLS; NaN where no image was measured."""
-        rows = torch.cat(self._rows) if self._rows else torch.full((1, len(PROTOCOLS)), math.nan)
+        rows = self.state()
+        rows = rows if len(rows) else torch.full((1, len(PROTOCOLS)), math.nan)
         return dict(zip(PROTOCOLS, rows.mean(0).tolist(), strict=True))
 
 

@@ -39,6 +39,7 @@ class SegmentationMetric:
             len(self.classes), ignore_index=IGNORE, validate_args=False, sync_on_compute=False
         )
         self._filled = False
+        self._merged = torch.zeros(2 * [len(self.classes)], dtype=torch.int64)  # by others
         self._bins = torch.zeros(3, BINS, dtype=torch.float64)  # pixels, confidence, hits
 
     def update(self, prediction: Tensor, target: Tensor, confidence: Tensor | None = None) -> None:
@@ -86,8 +87,17 @@ class SegmentationMetric:
     def confusion(self) -> Tensor:
         """Pixel counts, int64 [K, K] on the CPU: row = labelled class, column = predicted class."""
         if not self._filled:
-            return torch.zeros(2 * [len(self.classes)], dtype=torch.int64)
-        return self._matrix.compute().cpu()
+            return self._merged
+        return self._matrix.compute().cpu() + self._merged
+
+    def state(self) -> tuple[Tensor, Tensor]:
+        """All that was counted, CPU tensors: what a process gives to another's `merge`."""
+        return self.confusion, self._bins
+
+    def merge(self, state: tuple[Tensor, Tensor]) -> None:
+        """Count what another metric of the same classes has counted."""
+        self._merged = self._merged + state[0]
+        self._bins = self._bins + state[1]
 
     def compute(self) -> dict[str, Any]:
         """`miou_pct`, `miou_strict_pct`, `pixel_accuracy_pct`, `ece_pct` and, by class, `iou_pct`.

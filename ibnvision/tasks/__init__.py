@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
-from . import dehazing, segmentation
+from . import dehazing, detection, segmentation
 
 Batch = dict[str, Any]
 
@@ -13,9 +13,17 @@ Batch = dict[str, Any]
 class Metric(Protocol):
     """A measure over a whole set."""
 
-    def update(self, prediction: Tensor, target: Tensor) -> None: ...
+    def update(self, prediction: Any, target: Any) -> None: ...
 
     def compute(self) -> dict[str, Any]: ...
+
+    def state(self) -> Any:
+        """What was counted so far, to be sent to other processes."""
+        ...
+
+    def merge(self, state: Any) -> None:
+        """Count what the measure of another process has counted, too."""
+        ...
 
 
 class Task(Protocol):
@@ -24,9 +32,14 @@ class Task(Protocol):
     score: str  # the key of the metric's result that is compared; larger is better
     EVALUATION_BATCH: int  # images per forward pass of an evaluation; 0: the config's batch_size,
     # and 1 for data sets with a `protocol`, whose images differ in size
+    RAGGED: bool  # whether images of a batch may differ in size, so that training needs no crops
 
     def check(self, cfg: Any) -> None:
         """Refuse a config that this task cannot train, before anything is written."""
+        ...
+
+    def collate(self, items: list[Batch], /) -> Batch:
+        """A batch of the items of a data set."""
         ...
 
     def build_model(
@@ -49,11 +62,11 @@ class Task(Protocol):
         """The training loss of a batch, a scalar."""
         ...
 
-    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What pictures take."""
+    def predict(self, model: nn.Module, images: Tensor) -> Any:
+        """What pictures take, an entry for each image."""
         ...
 
-    def evaluate(self, model: nn.Module, batch: Batch, cfg: Any) -> tuple[Tensor, ...]:
+    def evaluate(self, model: nn.Module, batch: Batch, cfg: Any) -> tuple[Any, ...]:
         """What the metric's update takes under the protocol of `cfg`; first what pictures take."""
         ...
 
@@ -68,8 +81,8 @@ class Task(Protocol):
     def draw(
         self,
         image: Tensor,
-        target: Tensor | None,
-        prediction: Tensor,
+        target: Any,
+        prediction: Any,
         *,
         classes: Sequence[str],
         palette: Tensor,
@@ -78,6 +91,10 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {"segmentation": segmentation, "dehazing": dehazing}
+TASKS: dict[str, Task] = {
+    "segmentation": segmentation,
+    "dehazing": dehazing,
+    "detection": detection,
+}
 
 __all__ = ["TASKS", "Batch", "Metric", "Task"]

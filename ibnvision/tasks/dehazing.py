@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.utils.data import default_collate
 
 from ibnvision.data.names import known
 from ibnvision.methods.contrastive import ContrastiveRegularization
@@ -22,6 +23,8 @@ from .panels import enlarge, in_a_row, to_bytes
 
 score = "psnr_rgb_db"
 EVALUATION_BATCH = 1  # the images of a set may differ in size
+RAGGED = False
+collate = default_collate
 _LOSS_ARGS = ("contrast", "vgg")
 _AUGMENTS = ("none", "flip")
 _MEAN = (0.485, 0.456, 0.406)  # what a config holds that says nothing

@@ -1,6 +1,6 @@
 """Pictures for people: panels side by side under captions, uint8 [3, h, w]."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torchvision.utils import draw_bounding_boxes
 
 _SIDE = 240  # pixels that a small panel is enlarged to, about
 _GAP = 4
+_CELL, _LINE = 96, 22  # of a legend
 
 
 def to_bytes(image: Tensor) -> Tensor:
@@ -43,6 +44,30 @@ def labelled(
     return draw_bounding_boxes(
         filled, boxes.float(), labels=words, colors="white", label_colors=inks, width=1
     )
+
+
+def legend(classes: Sequence[str], palette: Tensor, width: int | None = None) -> Tensor:
+    """A box in its colour with its name for each class: uint8 [3, h, w].
+
+    palette: uint8 RGB, at least K rows. width: in pixels, in which as many stand beside one another
+    as fit; None: as narrow as the names allow, one below the other.
+    """
+    cell = 8 * max(map(len, classes)) + 16 if width is None else _CELL
+    columns = 1 if width is None else max(1, width // cell)
+    lines = -(-len(classes) // columns)
+    strip = torch.full((3, _LINE * lines + 4, width or cell), 255, dtype=torch.uint8)
+    inset = 0 if width else 4
+    places = [(i % columns * cell, i // columns * _LINE) for i in range(len(classes))]
+    boxes = torch.tensor([[x + inset, y + 4, x + cell - 4, y + _LINE] for x, y in places])
+    colours = [tuple(row) for row in palette[: len(classes)].tolist()]
+    inks = ["black" if light(colour) else "white" for colour in colours]
+    return labelled(strip, boxes, list(classes), colours, inks)
+
+
+def light(colour: Sequence[int]) -> bool:
+    """Whether black letters read better than white ones on an RGB colour."""
+    red, green, blue = colour
+    return 3 * red + 6 * green + blue > 1270
 
 
 def _captions(words: list[str], width: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from torchvision.transforms.v2 import functional as transform
 from torchvision.utils import draw_segmentation_masks
 
@@ -13,13 +14,15 @@ from ibnvision.data.names import known
 from ibnvision.methods.whitening import InstanceWhitening
 from ibnvision.metrics import IGNORE, SegmentationMetric
 
-from .panels import enlarge, in_a_row, labelled, to_bytes
+from .panels import enlarge, in_a_row, legend, to_bytes
 from .segmentation_augment import AUGMENTS
 from .segmentation_augment import augment as augment  # one of the functions of a task
 from .segmentation_network import Normalized
 
 score = "miou_pct"
 EVALUATION_BATCH = 0
+RAGGED = False
+collate = default_collate
 WINDOWS = {"native": None, "half": (512, 341)}  # protocol -> side and stride of sliding windows
 _LOSS_ARGS = {"auxiliary": 0.4, "whitening": 0.6}  # weights, as published for RobustNet
 _WHITENING = ("kind", "begin", "collect", "clusters")
@@ -191,21 +194,4 @@ def draw(
         panels["target"] = painted(target)
     panels["prediction"] = painted(prediction)
     row = in_a_row(panels)
-    return torch.cat([row, _legend(classes, colours, row)], 1)
-
-
-def _legend(classes: Sequence[str], colours: list[tuple], row: Tensor) -> Tensor:
-    """One filled box with its name per class, in as many lines as the width needs."""
-    width, cell = row.shape[2], 96
-    columns = max(1, width // cell)
-    lines = -(-len(classes) // columns)
-    strip = torch.full((3, 22 * lines + 4, width), 255, dtype=torch.uint8)
-    boxes = torch.tensor(
-        [
-            [i % columns * cell, 4 + i // columns * 22, i % columns * cell + cell - 4]
-            + [i // columns * 22 + 22]
-            for i in range(len(classes))
-        ]
-    )
-    inks = ["black" if 3 * r + 6 * g + b > 1270 else "white" for r, g, b in colours]
-    return labelled(strip, boxes, list(classes), colours, inks)
+    return torch.cat([row, legend(classes, palette, row.shape[2])], 1)

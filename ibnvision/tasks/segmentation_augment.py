@@ -40,10 +40,7 @@ def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str,
     image[flip] = transform.horizontal_flip(tv_tensors.Image(image[flip])).as_subclass(Tensor)
     target[flip] = transform.horizontal_flip(tv_tensors.Mask(target[flip])).as_subclass(Tensor)
     if "jitter" in parts:
-        gain = (0.4 + 1.2 * chance[:, 1:4]) * (0.5 + 0.8 * chance[:, 4:5])
-        offset = 0.3 * chance[:, 5] - 0.15
-        image = image * gain.view(count, 3, 1, 1) + offset.view(count, 1, 1, 1)
-        image = image.clamp(0, 1)
+        image = jitter(image, chance[:, 1:])
     if "zoom" in parts:
         for i, draw in enumerate(torch.rand(count, 4, generator=generator).tolist()):
             if draw[0] < 0.5:
@@ -53,6 +50,13 @@ def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str,
     if "fourier" in parts:
         image = fourier_style(image, generator)
     return batch | {"image": image, "target": target}
+
+
+def jitter(image: Tensor, chance: Tensor) -> Tensor:
+    """Images [N, 3, H, W] in strong colours, see `augment`; chance: [N, 5] in [0, 1)."""
+    gain = (0.4 + 1.2 * chance[:, :3]) * (0.5 + 0.8 * chance[:, 3:4])
+    offset = 0.3 * chance[:, 4] - 0.15
+    return (image * gain[..., None, None] + offset[:, None, None, None]).clamp(0, 1)
 
 
 def _part(

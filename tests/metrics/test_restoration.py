@@ -121,3 +121,16 @@ def test_images_that_do_not_fit_are_named():
     for wrong in (image[:, :1], image[..., :10], image[0]):
         with pytest.raises(ValueError, match=r"\[N, 3, H, W\] with sides of at least 11, got"):
             metric.update(wrong, wrong)
+
+
+def test_what_several_processes_measured_adds_up():
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.rand(2, 3, 3, 16, 16, generator=generator)
+    whole, merged = RestorationMetric(), RestorationMetric()
+    whole.update(*pairs)
+    for mine in (slice(0, 2), slice(2, 3)):
+        part = RestorationMetric()
+        part.update(*pairs[:, mine])
+        merged.merge(part.state())
+    merged.merge(RestorationMetric().state())
+    assert merged.compute() == pytest.approx(whole.compute(), rel=1e-12)

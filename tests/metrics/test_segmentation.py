@@ -105,3 +105,21 @@ def test_bad_input_is_named():
         metric.update(ids, ids + 4)
     with pytest.raises(ValueError, match="prediction must hold class ids below 4, got"):
         metric.update(ids + 255, ids)
+
+
+def test_what_several_processes_counted_adds_up():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (6, 5, 7), generator=generator)
+    prediction = torch.where(torch.rand(6, 5, 7, generator=generator) < 0.6, target, 0)
+    sure = torch.full(target.shape, 0.75)
+    whole, merged = SegmentationMetric(CLASSES), SegmentationMetric(CLASSES)
+    whole.update(prediction, target, sure)
+    for mine in (slice(0, 6, 2), slice(1, 6, 2), slice(6, 6)):
+        part = SegmentationMetric(CLASSES)
+        if mine != slice(6, 6):
+            part.update(prediction[mine], target[mine], sure[mine])
+        merged.merge(part.state())
+    assert merged.compute() == whole.compute()
+    assert torch.equal(merged.confusion, whole.confusion)
+    merged.update(prediction, target, sure)
+    assert torch.equal(merged.confusion, 2 * whole.confusion)
