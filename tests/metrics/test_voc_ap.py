@@ -62,6 +62,7 @@ def test_an_ignored_object_takes_any_number_of_detections_by_iou():
     assert matched(found, [(0, OBJECT, True)]) == [-1, -1, 0, 0]  # a part of it has IoU 0.16
 
 
+@pytest.mark.filterwarnings("error")  # of a division by 0
 def test_nothing_to_match_and_boxes_without_area():
     assert matched([], [(0, OBJECT, False)]) == []
     assert matched([(0.9, 0, OBJECT)], []) == [0]
