@@ -9,12 +9,14 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_there_are_six():
-    assert len(SNIPPETS) == 6
+def test_there_are_seven():
+    assert len(SNIPPETS) == 7
 
 
 @pytest.mark.parametrize(
-    "snippet", SNIPPETS, ids=["model", "layer", "dehazing", "conversion", "lambda", "segmenter"]
+    "snippet",
+    SNIPPETS,
+    ids=["model", "layer", "dehazing", "conversion", "lambda", "segmenter", "detector"],
 )
 def test_snippet(snippet):
     names: dict[str, object] = {}
@@ -29,6 +31,9 @@ def test_snippet(snippet):
         assert shapes["maps"] == (1, 192, 20, 32) and "15x15" in str(names["table"])
     elif "labels" in names:
         assert shapes["labels"] == (1, 75, 100) and set(names["out"]) == {"out", "aux"}
+    elif "losses" in names:
+        assert set(names["losses"]) == {"classification", "bbox_regression", "bbox_ctrness"}
+        assert set(names["found"]) == {"boxes", "labels", "scores"}
     elif "y" in names:
         assert shapes["y"] == shapes["x"] and (names["y"] >= 0).all()
     else:

@@ -28,7 +28,14 @@ def run_info(_: argparse.Namespace) -> None:
     from ibnvision import __version__, ops
 
     print(f"ibnvision {__version__}, python {platform.python_version()}")
-    for package in ("torchvision", "timm", "accelerate", "torchmetrics", "numpy"):
+    for package in (
+        "torchvision",
+        "timm",
+        "accelerate",
+        "torchmetrics",
+        "faster-coco-eval",
+        "numpy",
+    ):
         try:
             print(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:

@@ -23,6 +23,10 @@ from . import checkpoint
 
 HARMLESS = ("out", "name", "workers", "log_every", "scenes")
 _WIDTH = 140  # characters of a table where no terminal says otherwise
+_PACKAGES = (  # whose versions a number may depend on
+    *("ibnvision", "torch", "torchvision", "timm", "accelerate", "torchmetrics"),
+    *("faster-coco-eval", "numpy"),
+)
 _OURS = {"config.toml", "env.json", "metrics.jsonl", "log.txt"}
 
 
@@ -139,10 +143,9 @@ def _finite(value: Any) -> Any:
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
     """What a number depends on beside its config: versions, device, commit, kernel or fallback."""
-    packages = ("ibnvision", "torch", "torchvision", "timm", "accelerate", "torchmetrics", "numpy")
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "device": _device_name(device),
         "processes": processes,
         "threads": torch.get_num_threads(),
