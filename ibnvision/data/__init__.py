@@ -110,10 +110,15 @@ def _scenes(domain: str, split: str, *, root: Any, protocol: Any, **options: Any
 
 
 def _of(module: str) -> Callable[..., Dataset]:
-    """The `build` of a file of real segmentation, imported when called."""
+    """A file of images with labels, imported when called; see `label_files.Source`."""
 
-    def build(domain: str, split: str, *, preset: Any, size: Any, **options: Any) -> Dataset:
-        return import_module(f"{__name__}.{module}").build(domain, split, **options)
+    def build(
+        domain: str, split: str, *, root: Any, limit: Any, protocol: str, **_: Any
+    ) -> Dataset:
+        from .labelled import Labelled
+
+        source = import_module(f"{__name__}.{module}").source(domain, split, root)
+        return Labelled(domain, **source._asdict(), protocol=protocol, limit=limit)
 
     return build
 

@@ -13,16 +13,10 @@ Sakaridis et al., ICCV 2021, https://arxiv.org/abs/2104.13395. For research; not
 """
 
 import os
-from functools import partial
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
-from .label_files import OFFICIAL, Pair, check_split, label_pairs
-from .label_maps import LABEL_MAPS, decode
-from .labelled import Labelled
-from .layout import find_labelled
-from .names import known
+from .label_files import Pair, Source, find_split, label_pairs, official
+from .label_maps import decoder
 
 HOMES = (".", "acdc*", "acdc*/acdc*")
 IMAGES = ("rgb_anon/{}", "rgb_anon_trainvaltest/rgb_anon/{}")
@@ -31,41 +25,16 @@ CONDITIONS = ("fog", "night", "rain", "snow")
 DOMAINS = {"acdc": CONDITIONS, **{f"acdc_{name}": (name,) for name in CONDITIONS}}
 
 
-def build(
-    domain: str,
-    split: str,
-    *,
-    root: str | Path,
-    limit: int | None = None,
-    protocol: str = "native",
-) -> Dataset:
-    """A domain of DOMAINS, read from `root`; layouts and splits as above.
-
-    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
-    without label) and ValueError (split, limit).
-    """
-    conditions = DOMAINS[known("domain", domain, DOMAINS)]
-    check_split(domain, split, OFFICIAL)
-    folder, words = OFFICIAL[split]
+def source(domain: str, split: str, root: str | Path) -> Source:
+    """A domain of DOMAINS in `root`; layouts and splits as above, errors of `Source`."""
+    folder, words = official(domain, split)
     files, homes = list[Pair](), []
-    for condition in conditions:
-        inner = f"{condition}/{folder}"
-        folders = [
-            (image.format(inner), label.format(inner)) for image in IMAGES for label in LABELS
-        ]
-        place = find_labelled(f"ACDC ({inner})", root, folders, HOMES)
+    for condition in DOMAINS[domain]:
+        place = find_split("ACDC", root, f"{condition}/{folder}", IMAGES, LABELS, HOMES)
         files += label_pairs(place, _names, end="_rgb_anon")
         homes.append(place.home)
-    return Labelled(
-        domain,
-        files,
-        partial(decode, label_map=LABEL_MAPS["cityscapes_ids"]),
-        home=Path(os.path.commonpath(homes)),
-        label_map="cityscapes_ids",
-        split=words,
-        protocol=protocol,
-        limit=limit,
-    )
+    home, label_map = Path(os.path.commonpath(homes)), "cityscapes_ids"
+    return Source(files, decoder(label_map), home, label_map, words)
 
 
 def _names(frame: str) -> list[str]:

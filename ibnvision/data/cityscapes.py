@@ -16,16 +16,10 @@ https://arxiv.org/abs/1708.07819 (fog of three densities by the measured depth).
 in this package.
 """
 
-from functools import partial
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
-from .label_files import OFFICIAL, check_split, label_pairs
-from .label_maps import LABEL_MAPS, decode
-from .labelled import Labelled
-from .layout import find_labelled
-from .names import known
+from .label_files import Source, find_split, label_pairs, official
+from .label_maps import decoder
 
 HOMES = (".", "cityscapes*", "cityscapes*/cityscapes*")
 LABELS = ("gtfine/{}", "gtfine_trainvaltest/gtfine/{}")
@@ -44,36 +38,14 @@ DOMAINS = {
 }
 
 
-def build(
-    domain: str,
-    split: str,
-    *,
-    root: str | Path,
-    limit: int | None = None,
-    protocol: str = "native",
-) -> Dataset:
-    """A domain of DOMAINS, read from `root`; layouts and splits as above.
+def source(domain: str, split: str, root: str | Path) -> Source:
+    """A domain of DOMAINS in `root`; layouts and splits as above, errors of `Source`."""
+    images, end = DOMAINS[domain]
+    folder, words = official(domain, split)
+    place = find_split(domain, root, folder, images, LABELS, HOMES)
+    files, label_map = label_pairs(place, _names, end=end), "cityscapes_ids"
+    return Source(files, decoder(label_map), place.home, label_map, words, kind="cityscapes")
 
-    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
-    without label) and ValueError (split, limit).
-    """
-    images, end = DOMAINS[known("domain", domain, DOMAINS)]
-    check_split(domain, split, OFFICIAL)
-    folder, words = OFFICIAL[split]
-    folders = [(i.format(folder), label.format(folder)) for i in images for label in LABELS]
-    place = find_labelled(f"{domain} ({folder})", root, folders, HOMES)
 
-    def names(frame: str) -> list[str]:
-        return [f"{frame}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds")]
-
-    return Labelled(
-        domain,
-        label_pairs(place, names, end=end),
-        partial(decode, label_map=LABEL_MAPS["cityscapes_ids"]),
-        home=place.home,
-        label_map="cityscapes_ids",
-        split=words,
-        kind="cityscapes",
-        protocol=protocol,
-        limit=limit,
-    )
+def _names(frame: str) -> list[str]:
+    return [f"{frame}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds")]

@@ -23,13 +23,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from .label_files import Pair, check_split, label_pairs
+from .label_files import Pair, Source, check_split, label_pairs
 from .label_maps import decode_gtav
-from .labelled import Labelled
 from .layout import Place, find_labelled, search_labelled
-from .names import known
 
 HOMES = (".", "gta*", "gta*/gta*")
 FLAT = [("images", "labels")]
@@ -39,44 +36,25 @@ MISFIT = 0.05
 DOMAINS = {"gtav": tuple(FOLDERS), "gtav_val": ("test",), "gtav_all": ("train",)}
 
 
-def build(
-    domain: str,
-    split: str,
-    *,
-    root: str | Path,
-    limit: int | None = None,
-    protocol: str = "native",
-) -> Dataset:
-    """A domain of DOMAINS, read from `root`; layouts and splits as above.
+def source(domain: str, split: str, root: str | Path) -> Source:
+    """A domain of DOMAINS in `root`; layouts and splits as above.
 
-    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
-    without label, no split), ImportError (split.mat without scipy) and ValueError (split, limit, a
-    split.mat of other content).
+    Raises what `Source` says, FileNotFoundError (no split), ImportError (split.mat without scipy)
+    and ValueError (a split.mat of other content).
     """
-    splits = DOMAINS[known("domain", domain, DOMAINS)]
     hint = "gtav has the official val and test" if domain == "gtav_all" else ""
-    check_split(domain, split, splits, hint)
+    check_split(domain, split, DOMAINS[domain], hint)
     if domain == "gtav_all":
         home, found, words = _all(root, split)
     else:
         home, found, words = _official(root, "val" if domain == "gtav_val" else split)
     files = [pair for pair in found if not _bad(pair)]
     ids = ", ".join(map(str, BAD_IDS))
-    return Labelled(
-        domain,
-        files,
-        decode_gtav,
-        home=home,
-        label_map="gtav_ids",
-        split=words,
-        protocol=protocol,
-        limit=limit,
-        notes=[
-            f"left out as bad: {len(found) - len(files)} of the ids {ids}",
-            f"an image within {MISFIT:.0%} of a side of its label's size is resized to it",
-        ],
-        misfit=MISFIT,
-    )
+    notes = [
+        f"left out as bad: {len(found) - len(files)} of the ids {ids}",
+        f"an image within {MISFIT:.0%} of a side of its label's size is resized to it",
+    ]
+    return Source(files, decode_gtav, home, "gtav_ids", words, notes=notes, misfit=MISFIT)
 
 
 def _official(root: str | Path, split: str) -> tuple[Path, list[Pair], str]:

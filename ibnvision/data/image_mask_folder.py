@@ -18,13 +18,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from .label_files import check_split, label_pairs
+from .label_files import Source, check_split, label_pairs
 from .label_maps import from_colors, read_values
-from .labelled import Labelled
 from .layout import contents, find_labelled, search_labelled
-from .names import IGNORED, known
+from .names import IGNORED
 
 SPLITS = {"train": "train", "val": "val*", "test": "test"}
 FLAT = [("images", "masks")]
@@ -32,20 +30,12 @@ MASKS = (".png", ".bmp")
 MOST = 250  # classes; above that a value is not told from IGNORED
 
 
-def build(
-    domain: str,
-    split: str,
-    *,
-    root: str | Path,
-    limit: int | None = None,
-    protocol: str = "native",
-) -> Dataset:
+def source(domain: str, split: str, root: str | Path) -> Source:
     """Your images and masks in `root`; layouts and splits as above.
 
-    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
-    without mask, no classes) and ValueError (split, limit, classes, images without train/).
+    Raises what `Source` says, FileNotFoundError (no classes) and ValueError (classes, images
+    without train/).
     """
-    known("domain", domain, ["image_mask_folder"])
     check_split(domain, split, SPLITS)
     colors = _colors(root)
     names = classes(root)
@@ -56,16 +46,10 @@ def build(
             "to train on them, move images/ and masks/ into train/"
         )
     place = find_labelled(f"images and masks ({split})", root, folders)
-    return Labelled(
-        domain,
-        label_pairs(place, lambda stem: [f"{stem}{suffix}" for suffix in MASKS]),
-        partial(decode, classes=names, colors=colors),
-        home=place.home,
-        label_map=f"own: {', '.join(names)}",
-        split=f"{split}, your folders",
-        protocol=protocol,
-        limit=limit,
-    )
+    files = label_pairs(place, lambda stem: [f"{stem}{suffix}" for suffix in MASKS])
+    read = partial(decode, classes=names, colors=colors)
+    label_map = f"own: {', '.join(names)}"
+    return Source(files, read, place.home, label_map, f"{split}, your folders")
 
 
 def splits(root: str | Path) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
-"""Which label file belongs to which image, and which part of a set a split is."""
+"""What a split of a set of images with label files is: its files, and what its labels mean."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from .layout import Place, pictures_below
+import numpy as np
+
+from .layout import Place, find_labelled, pictures_below
 
 Pair = tuple[Path, Path]  # image, label
 
@@ -15,6 +18,45 @@ OFFICIAL = {
     "val": ("val", "val, official folders"),
     "test": ("val", "val, official folders (the test labels are not public)"),
 }
+
+
+class Source(NamedTuple):
+    """One split of a set; the fields are arguments of `labelled.Labelled`, which explains them.
+
+    A file of a set has `source(domain, split, root) -> Source` for the rows of `data.DOMAINS` that
+    name it. It raises FileNotFoundError (no such layout in `root`, an image without label) and
+    ValueError (a split that the domain does not have).
+    """
+
+    files: list[Pair]
+    decode: Callable[[Path], np.ndarray]
+    home: Path
+    label_map: str
+    split: str
+    kind: str = ""
+    notes: Sequence[str] = ()
+    misfit: float = 0.0
+
+
+def official(domain: str, split: str) -> tuple[str, str]:
+    """The row of OFFICIAL; ValueError for an unknown split."""
+    check_split(domain, split, OFFICIAL)
+    return OFFICIAL[split]
+
+
+def find_split(
+    title: str,
+    root: str | Path,
+    folder: str,
+    images: Sequence[str],
+    labels: Sequence[str],
+    homes: Sequence[str],
+) -> Place:
+    """`layout.find_labelled` where any folder of images goes with any of labels; `{}` in them is
+    `folder`, that of the split.
+    """
+    folders = [(i.format(folder), label.format(folder)) for i in images for label in labels]
+    return find_labelled(f"{title} ({folder})", root, folders, homes)
 
 
 def check_split(domain: str, split: str, splits: Iterable[str], hint: str = "") -> None:

@@ -7,9 +7,9 @@ RobustNet (CVPR 2021), SHADE, HGFormer and BlindNet, `mapillary_rein` that of Re
 SoMA. Numbers under the one and the other cannot be compared.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,11 @@ def decode(path: Path, label_map: LabelMap) -> np.ndarray:
     """
     chosen = LABEL_MAPS["train_ids"] if _converted(path) else label_map
     return to_train_ids(read_values(path), chosen, path)
+
+
+def decoder(name: str) -> Callable[[Path], np.ndarray]:
+    """`decode` by the map of that name."""
+    return partial(decode, label_map=LABEL_MAPS[name])
 
 
 def decode_gtav(path: Path) -> np.ndarray:

@@ -17,20 +17,17 @@ Neuhold et al., ICCV 2017. For research; not in this package.
 """
 
 import json
-from functools import partial
 from pathlib import Path
 
-from torch.utils.data import Dataset
+from .label_files import Source, find_split, label_pairs, official
+from .label_maps import decoder
+from .layout import contents
 
-from .label_files import OFFICIAL, check_split, label_pairs
-from .label_maps import LABEL_MAPS, decode
-from .labelled import Labelled
-from .layout import contents, find_labelled
-from .names import known
-
-DOMAINS = ("mapillary_robustnet", "mapillary_rein")
+DOMAINS = ("mapillary_robustnet", "mapillary_rein")  # the names of their label maps too
 HOMES = (".", "mapillary*", "*vistas*", "mapillary*/*vistas*")
 FOLDERS = {"train": "training", "val": "validation"}
+IMAGES = ("{}/images",)
+LABELS = ("{}/v1.2/labels", "{}/labels")
 CONFIGS = ("config_v1.2.json", "config.json")
 # The ids that either map scores, as v1.2 names them.
 NAMES = {
@@ -72,37 +69,18 @@ NAMES = {
 }
 
 
-def build(
-    domain: str,
-    split: str,
-    *,
-    root: str | Path,
-    limit: int | None = None,
-    protocol: str = "native",
-) -> Dataset:
-    """A domain of DOMAINS, read from `root`; layouts and splits as above.
+def source(domain: str, split: str, root: str | Path) -> Source:
+    """A domain of DOMAINS in `root`; layouts and splits as above.
 
-    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
-    without label, no config) and ValueError (split, limit, a config of another version).
+    Raises what `Source` says, FileNotFoundError (no config) and ValueError (a config of another
+    version).
     """
-    known("domain", domain, DOMAINS)
-    check_split(domain, split, OFFICIAL)
-    folder, words = OFFICIAL[split]
-    folder = FOLDERS[folder]
-    folders = [(f"{folder}/images", f"{folder}/{labels}") for labels in ("v1.2/labels", "labels")]
-    place = find_labelled(f"Mapillary Vistas v1.2 ({folder})", root, folders, HOMES)
+    folder, words = official(domain, split)
+    title = "Mapillary Vistas v1.2"
+    place = find_split(title, root, FOLDERS[folder], IMAGES, LABELS, HOMES)
     check_version(place.home)
-    return Labelled(
-        domain,
-        label_pairs(place, lambda stem: [f"{stem}.png"]),
-        partial(decode, label_map=LABEL_MAPS[domain]),
-        home=place.home,
-        label_map=domain,
-        split=words,
-        kind="mapillary",
-        protocol=protocol,
-        limit=limit,
-    )
+    files = label_pairs(place, lambda stem: [f"{stem}.png"])
+    return Source(files, decoder(domain), place.home, domain, words, kind="mapillary")
 
 
 def check_version(home: Path) -> None:

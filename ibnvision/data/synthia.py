@@ -15,13 +15,9 @@ Ros et al., CVPR 2016. For research; not in this package.
 
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
-from .label_files import check_split, label_pairs
+from .label_files import Source, check_split, label_pairs
 from .label_maps import decode_synthia
-from .labelled import Labelled
 from .layout import find_labelled, search_labelled
-from .names import known
 
 TITLE = "SYNTHIA-RAND-CITYSCAPES"
 HOMES = (".", "synthia*", "rand_cityscapes", "synthia*/synthia*", "synthia*/rand_cityscapes")
@@ -34,20 +30,11 @@ SPLITS = {
 }
 
 
-def build(
-    domain: str,
-    split: str,
-    *,
-    root: str | Path,
-    limit: int | None = None,
-    protocol: str = "native",
-) -> Dataset:
-    """The domain `synthia`, read from `root`; layouts and splits as above.
+def source(domain: str, split: str, root: str | Path) -> Source:
+    """The domain `synthia` in `root`; layouts and splits as above.
 
-    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
-    without label) and ValueError (split, limit; val or test where there are no such folders).
+    Raises what `Source` says; ValueError for val or test where there are no such folders.
     """
-    known("domain", domain, ["synthia"])
     check_split(domain, split, SPLITS)
     folder, words = SPLITS[split]
     if _has_folders(root):
@@ -61,16 +48,8 @@ def build(
                 "folder, so all images are train; for RobustNet's split move the images into "
                 "RGB/{train,val}/ and the labels into GT/LABELS/{train,val}/"
             )
-    return Labelled(
-        domain,
-        label_pairs(place, lambda stem: [f"{stem}_labelTrainIds.png", f"{stem}.png"]),
-        decode_synthia,
-        home=place.home,
-        label_map="synthia_ids",
-        split=words,
-        protocol=protocol,
-        limit=limit,
-    )
+    files = label_pairs(place, lambda stem: [f"{stem}_labelTrainIds.png", f"{stem}.png"])
+    return Source(files, decode_synthia, place.home, "synthia_ids", words)
 
 
 def splits(root: str | Path) -> tuple[str, ...]:

@@ -11,43 +11,19 @@ read about, not tried on the files themselves: any other value is an error that 
 Gómez et al., 2023, https://arxiv.org/abs/2312.12176. CC BY-SA 4.0; not in this package.
 """
 
-from functools import partial
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
-from .label_files import check_split, label_pairs
-from .label_maps import LABEL_MAPS, decode
-from .labelled import Labelled
+from .label_files import Source, check_split, label_pairs
+from .label_maps import decoder
 from .layout import find_labelled
-from .names import known
 
 HOMES = (".", "urbansyn*", "urbansyn*/urbansyn*")
 
 
-def build(
-    domain: str,
-    split: str,
-    *,
-    root: str | Path,
-    limit: int | None = None,
-    protocol: str = "native",
-) -> Dataset:
-    """The domain `urbansyn`, read from `root`; layout and split as above.
-
-    Raises KeyError (domain, protocol), FileNotFoundError (no such layout in `root`, an image
-    without label) and ValueError (split, limit).
-    """
-    known("domain", domain, ["urbansyn"])
+def source(domain: str, split: str, root: str | Path) -> Source:
+    """The domain `urbansyn` in `root`; layout and split as above, errors of `Source`."""
     check_split(domain, split, ["train"], "there is no official split: all images are train")
     place = find_labelled("UrbanSyn", root, [("rgb", "ss")], HOMES)
-    return Labelled(
-        domain,
-        label_pairs(place, lambda stem: [f"ss_{stem.lower().removeprefix('rgb_')}.png"]),
-        partial(decode, label_map=LABEL_MAPS["urbansyn_ids"]),
-        home=place.home,
-        label_map="urbansyn_ids",
-        split="all images (there is no official split)",
-        protocol=protocol,
-        limit=limit,
-    )
+    files = label_pairs(place, lambda stem: [f"ss_{stem.lower().removeprefix('rgb_')}.png"])
+    words, label_map = "all images (there is no official split)", "urbansyn_ids"
+    return Source(files, decoder(label_map), place.home, label_map, words)
