@@ -21,6 +21,15 @@ def arguments(command: argparse.ArgumentParser) -> None:
         "--scales", nargs="+", type=float, metavar="S", help="sizes to average over, such as 0.5 1"
     )
     command.add_argument("--flip", action="store_true", help="average over mirrored images too")
+    command.add_argument(
+        "--corruptions",
+        nargs="+",
+        metavar="NAME",
+        help="also under corruptions: all, imagenet_c, noise, blur, weather, digital or names",
+    )
+    command.add_argument(
+        "--severities", nargs="+", type=int, metavar="N", help="of the corruptions, default 1 to 5"
+    )
     command.add_argument("--out", help="also write eval.json, confusion matrices and overlays here")
     data_option(command)
 
@@ -32,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from ibnvision.engine.checkpoint import selection
     from ibnvision.engine.predict import find_weights, load_trained
     from ibnvision.engine.progress import results_table
+    from ibnvision.engine.robustness import robustness, robustness_table
     from ibnvision.metrics import rules
 
     path = find_weights(options.run_or_file)
@@ -43,17 +53,42 @@ def run(options: argparse.Namespace) -> None:
     domains = options.domains or list(cfg.test_domains)
     if not domains:
         raise ValueError(f"{path} was trained without test domains: pass --domains")
+    corruptions, severities = _corruptions(options)
     results = engine.evaluate(
-        cfg, trained.model, domains=domains, split=options.split, out=options.out
+        cfg,
+        trained.model,
+        domains=domains,
+        split=options.split,
+        out=options.out,
+        corruptions=corruptions,
+        severities=severities,
     )
     chosen = selection(path.name, trained.step, trained.cfg.steps)
-    Console().print(results_table(results, f"{path} ({chosen}) on {options.split}"))
+    clean = {domain: results[domain] for domain in domains}
+    Console().print(results_table(clean, f"{path} ({chosen}) on {options.split}"))
+    kept: dict[str, Any] = {}
+    if corruptions:
+        score = engine.find_task(cfg).score
+        kept = {"robustness": robustness(results, score), "severities": severities}
+        Console().print(robustness_table(kept["robustness"], score))
     if options.out:
         report = {"weights": str(path), "selection": chosen, "split": options.split}
-        report |= rules(results[domains[0]])
+        report |= rules(results[domains[0]]) | kept
         target = Path(options.out) / "eval.json"
         target.write_text(json.dumps(_plain(report | {"domains": results}), indent=1) + "\n")
         print(target)
+
+
+def _corruptions(options: argparse.Namespace) -> tuple[tuple[str, ...], list[int]]:
+    """Those asked for, checked before anything is computed."""
+    from ibnvision.data.corruptions import SEVERITIES
+    from ibnvision.engine.robustness import check_severities, corruptions_of
+
+    if options.severities and not options.corruptions:
+        raise ValueError("--severities needs --corruptions")
+    severities = options.severities or list(SEVERITIES)
+    check_severities(severities)
+    return corruptions_of(options.corruptions or ()), severities
 
 
 def _plain(value: Any) -> Any:

@@ -63,8 +63,11 @@ def evaluate(
     domains: Sequence[str] | None = None,
     split: str = "test",
     out: str | Path | None = None,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
 ) -> Results:
-    """Measure `model` in fp32 on a split of each domain (default: the test domains of `cfg`).
+    """Measure `model` in fp32 on a split of each domain (default: the test domains of `cfg`), and
+    under each of the corruptions at each of the severities, as the domain NAME@CORRUPTION_SEVERITY.
 
     Returns per domain what the task's metric computes, `images`, and `facts`, that is what was
     evaluated and how: protocol, label map, split, hash of the file list. With `out`, also writes
@@ -76,6 +79,8 @@ def evaluate(
     task.check(cfg)
     with explained(cfg):
         found = {name: sets.build(cfg, name, split) for name in names}
+        for name in names if corruptions else ():
+            found |= sets.corrupted(name, found[name], corruptions, severities)
         model = model.to(accelerator.device)
         folder = None if out is None else Path(out)
         return _evaluate(cfg, task, model, found, split, classes, accelerator, out=folder)

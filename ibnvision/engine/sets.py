@@ -59,6 +59,19 @@ def build(cfg: Config, domain: str, split: str) -> Dataset:
     return dataset
 
 
+def corrupted(
+    domain: str, dataset: Dataset, corruptions: Sequence[str], severities: Sequence[int]
+) -> dict[str, Dataset]:
+    """DOMAIN@CORRUPTION_SEVERITY -> the set under that corruption."""
+    from ibnvision.data.corrupted import Corrupted  # which imports OpenCV
+
+    return {
+        f"{domain}@{name}_{severity}": Corrupted(dataset, name, severity)
+        for name in corruptions
+        for severity in severities
+    }
+
+
 class Drawn(NamedTuple):
     """An index of a DrawnSet."""
 
@@ -153,7 +166,7 @@ def _class_index(cfg: Config, dataset: Any, watch: Callable[[range], Iterable[in
 
 def evaluation_batch(task: Task, dataset: Any) -> int:
     """Images per forward pass of an evaluation, 0: the config's batch_size; see `tasks.Task`."""
-    return 1 if hasattr(dataset, "protocol") else task.EVALUATION_BATCH
+    return 1 if hasattr(getattr(dataset, "dataset", dataset), "protocol") else task.EVALUATION_BATCH
 
 
 def share(dataset: Any, accelerator: Accelerator) -> Dataset:
@@ -164,6 +177,8 @@ def share(dataset: Any, accelerator: Accelerator) -> Dataset:
 
 def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
     """What is stored beside every number of an evaluated set, as plain values."""
+    if hasattr(dataset, "dataset"):  # a corrupted set
+        return {**facts(cfg, dataset.dataset, split), **dataset.facts()}
     if hasattr(dataset, "facts"):
         return dataset.facts()
     digest = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None

@@ -1,0 +1,81 @@
+"""How much of its score a model keeps under corruptions: P, mPC and rPC."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from ibnvision.config import nearest
+from ibnvision.data.corruptions import CORRUPTIONS, GROUPS, IMAGENET_C, SEVERITIES
+from ibnvision.metrics import as_text, heading, mean_corruption, target_mean, unit
+
+_SETS = {"all": CORRUPTIONS, "imagenet_c": IMAGENET_C, **GROUPS}  # name -> corruptions
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def corruptions_of(words: Sequence[str]) -> tuple[str, ...]:
+    """The corruptions that words name: all, imagenet_c (its 15), noise, blur, weather, digital, or
+    single ones; each once.
+
+    Raises: KeyError for an unknown word, with the nearest one.
+    """
+    known = {**_SETS, **{name: (name,) for name in CORRUPTIONS}}
+    for word in words:
+        if word not in known:
+            raise KeyError(f"unknown corruption {word!r}: {nearest(word, known)}")
+    return tuple(dict.fromkeys(name for word in words for name in known[word]))
+
+
+def check_severities(severities: Sequence[int]) -> None:
+    """ValueError unless there is one or more, all different and in 1 to 5."""
+    if not severities or not set(severities) <= set(SEVERITIES) or _twice(severities):
+        raise ValueError(
+            f"severities must be different numbers from 1 to 5, got {list(severities)}"
+        )
+
+
+def _twice(values: Sequence[int]) -> bool:
+    return len(set(values)) < len(values)
+
+
+def robustness(results: Results, key: str) -> dict[str, dict[str, Any]]:
+    """For each clean domain of `results` its `p`, `mpc`, `rpc_pct`, and the mean of the score
+    `by_corruption` (over severities) and `by_severity` (over corruptions).
+
+    results: of `evaluate` with corruptions: a domain NAME, and NAME@CORRUPTION_SEVERITY. The mean
+    over corruptions counts each one and severity once, whichever were asked for: it is the mPC of
+    Michaelis et al. (https://arxiv.org/abs/1907.07484) for the 15 of imagenet_c at 5 severities.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for domain in (name for name in results if "@" not in name):
+        under = {n: row for n, row in results.items() if n.startswith(f"{domain}@")}
+        parts: dict[str, dict[str, dict[str, Any]]] = {"by_corruption": {}, "by_severity": {}}
+        for name, row in under.items():
+            corruption, _, severity = name.rpartition("@")[2].rpartition("_")
+            parts["by_corruption"].setdefault(corruption, {})[name] = dict(row)
+            parts["by_severity"].setdefault(severity, {})[name] = dict(row)
+        found[domain] = mean_corruption({domain: results[domain], **under}, key, clean=domain)
+        for part, groups in parts.items():
+            found[domain][part] = {name: target_mean(rows, key) for name, rows in groups.items()}
+    return found
+
+
+def robustness_table(found: Mapping[str, Mapping[str, Any]], key: str) -> Table:
+    """`robustness` as a table, a column for each domain."""
+    word = heading(key)
+    table = Table(title=f"{word} under corruptions" + (", in %" if unit(key) == "%" else ""))
+    table.add_column("")
+    for domain in found:
+        table.add_column(domain, justify="right")
+    heads = {"p": f"{word}, clean (P)", "mpc": f"{word}, corrupted (mPC)"}
+    for name, text in heads.items():
+        table.add_row(text, *(as_text(key, row[name]) for row in found.values()))
+    table.add_row("kept, % (rPC)", *(as_text("rpc_pct", r["rpc_pct"]) for r in found.values()))
+    first = next(iter(found.values()))
+    for part, kind in (("by_severity", "severity "), ("by_corruption", "")):
+        table.add_section()
+        for name in first[part]:
+            cells = (as_text(key, row[part][name]) for row in found.values())
+            table.add_row(f"{kind}{name}".replace("_", " "), *cells)
+    return table
