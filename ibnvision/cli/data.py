@@ -1,6 +1,7 @@
 """`ibnvision data`: a drawn set on disk, and the check of a real one."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from .arguments import pairs, split_option
@@ -39,14 +40,15 @@ def _check(options: argparse.Namespace) -> int:
 
     from ibnvision.data.check import check_set
 
-    def watch(indices: range) -> Any:
+    def watch(indices: Sequence[int]) -> Any:
         return track(indices, "reading", console=Console(stderr=True), transient=True)
 
     if not options.overrides:
         raise ValueError("data check must be followed by NAME=DIR, such as its=DIR")
     wrong, size = 0, tuple(options.size) if options.size else None
+    read: dict[tuple, list[str]] = {}
     for name, root in pairs(options.overrides, "data check"):
-        for found in check_set(name, root, size=size, watch=watch):
+        for found in check_set(name, root, size=size, watch=watch, read=read):
             count = len(found.problems)
             wrong += count
             title = f"{found.domain} {found.split}"

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from miniature_segmentation import cityscapes, gtav_flat, mapillary, synthia, write_grey
+from miniature_segmentation import acdc, cityscapes, gtav_flat, mapillary, synthia, write_grey
 
 from ibnvision.data.check import check_set
 
@@ -11,6 +11,14 @@ def make(root, side=8, hazy=("1_1_0.9.png", "2_1_0.9.png", "20_1_0.9.png")):
         for path in (root / "hazy" / name, root / "clear" / f"{name.partition('_')[0]}.png"):
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), np.zeros((side, side, 3), np.uint8))
+
+
+def counted(seen):
+    def watch(indices):
+        seen.append(len(indices))
+        return indices
+
+    return watch
 
 
 def test_every_split_is_read_and_its_problems_are_named(tmp_path):
@@ -46,19 +54,44 @@ def test_a_key_stands_for_all_its_domains_and_a_wrong_folder_is_a_problem(tmp_pa
 
 def test_sets_of_segmentation(tmp_path):
     seen = []
-
-    def watch(indices):
-        seen.append(len(indices))
-        return indices
-
     cityscapes(tmp_path)
-    found = list(check_set("cityscapes", tmp_path, size=(768, 768), watch=watch))
+    found = list(check_set("cityscapes", tmp_path, size=(768, 768), watch=counted(seen)))
     assert found == [("cityscapes", s, n, []) for s, n in (("train", 4), ("val", 2), ("test", 2))]
     assert seen == [4, 2]  # test is val and not read again
     label = next((tmp_path / "gtFine" / "val").rglob("*_labelIds.png"))
     write_grey(label, np.full((24, 40), 99, np.uint8))
     _, val, test = check_set("cityscapes", tmp_path)
     assert val.problems == test.problems and "holds the values 99" in val.problems[0]
+
+
+def test_two_label_maps_do_not_read_a_file_twice(tmp_path):
+    mapillary(tmp_path)
+    seen = []
+    assert not any(f.problems for f in check_set("mapillary", tmp_path, watch=counted(seen)))
+    assert seen == [2, 2]  # train and val of the first
+    image = next((tmp_path / "validation" / "images").iterdir())
+    image.write_bytes(b"not a picture")
+    found = list(check_set("mapillary", tmp_path))
+    assert [(f.domain, f.split) for f in found if f.problems] == [
+        (f"mapillary_{name}", split) for name in ("robustnet", "rein") for split in ("val", "test")
+    ]
+    assert all(f.problems == [] or image.name in f.problems[0] for f in found)
+
+
+def test_calls_may_share_what_was_read(tmp_path):
+    acdc(tmp_path)
+    seen, read = [], {}
+    label = next(path for path in tmp_path.rglob("*_gt_label*.png") if "fog" in path.parts)
+    write_grey(label, np.full((24, 48), 99, np.uint8))
+    both = [
+        list(check_set(name, tmp_path, watch=counted(seen), read=read))
+        for name in ("acdc", "acdc_fog")
+    ]
+    assert seen == [4, 4]
+    everything, fog = ({p for found in call for p in found.problems} for call in both)
+    assert everything == fog and len(fog) == 1
+    seen.clear()
+    assert list(check_set("acdc_fog", tmp_path, watch=counted(seen))) == both[1] and seen == [1, 1]
 
 
 def test_a_folder_decides_which_splits_are_checked(tmp_path):
