@@ -15,6 +15,7 @@ from . import about, analyze, data, evaluate, predict, train
 
 _BENCHMARKS = (
     "attention",
+    "corruptions",
     "dehazing",
     "generalization",
     "lambda_converter",
