@@ -9,7 +9,7 @@
 In annotations/ the file may also be called train.json or train2017.json; its pictures are in the
 folder of that name, in images/ of that name, in images/, or in DIR. Of a file_name sub-folders
 count. A box is x, y, width, height in pixels, as it stands. `iscrowd` and `ignore` objects are
-ignored; an image without objects stays.
+ignored; an image without objects stays. Without a test split val is what is tested on.
 
 A second folder is `coco_json:LABEL` with a label of your own, so that a run can train on one set
 and be tested on others; all must have one list of classes.
@@ -32,7 +32,7 @@ from .boxes import Annotation, ClassNames, annotation
 from .coco import Content, read
 from .label_files import check_split
 from .layout import contents, matching
-from .own_classes import listed, own_splits, unlike
+from .own_classes import listed, own_split, unlike
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 FLAT = ("boxes.json", "_annotations.coco.json", "annotations.json", "instances.json")
@@ -55,7 +55,7 @@ def build(
     """
     check_split(domain, split, SPLITS)
     root = Path(root).expanduser()
-    own_splits(root, split, splits(root))
+    split, said = own_split(root, split, splits(root))
     path = _files(root, split)[0]
     content = read(path)
     folder = _folder(root, path, content)
@@ -66,7 +66,7 @@ def build(
         partial(_annotation, content=content, names=names),
         names=names,
         home=root,
-        split=f"{split}, your file {path.relative_to(root).as_posix()}",
+        split=f"{said}, your file {path.relative_to(root).as_posix()}",
         convention=CONVENTION,
         empty=empty,
         limit=limit,

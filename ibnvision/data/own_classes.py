@@ -25,10 +25,18 @@ def unlike(names: Sequence[str], root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def own_splits(root: Path, split: str, found: Sequence[str]) -> None:
-    """ValueError for a train or val split of a folder whose only split is a test set."""
+def own_split(root: Path, split: str, found: Sequence[str]) -> tuple[str, str]:
+    """Which of the splits that are there serves as `split`, and that in words.
+
+    Where there is val but no test, val serves as test too, as in the published sets.
+
+    Raises ValueError for a train or val split of a folder whose only split is a test set.
+    """
+    if split == "test" and "test" not in found and "val" in found:
+        return "val", "val, as there is no test split"
     if split != "test" and tuple(found) == ("test",):
         raise ValueError(
             f"{str(root)!r} must hold train/ to give a {split} split: its images are a test set; "
             "to train on them, move them with their boxes into train/"
         )
+    return split, split

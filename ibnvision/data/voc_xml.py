@@ -11,7 +11,7 @@ one without <object> where it shows none: such pictures stay. Pixels count from 
 are included, so x0 = xmin - 1 and x1 = xmax. Objects that are `difficult` are ignored; that tag,
 pose and truncated may be missing.
 
-A second folder is `voc_xml:LABEL`; see `coco_json`.
+A second folder is `voc_xml:LABEL`; without a test split val is tested on; see `coco_json`.
 
 Classes are those of classes.txt in its order, objects of others are left out; or else all names in
 the XML files of all splits, in alphabetical order, in their most frequent spelling.
@@ -29,7 +29,7 @@ from . import voc
 from .boxes import ClassNames, plain
 from .label_files import check_split
 from .layout import Place, find_labelled, matching, search_labelled
-from .own_classes import listed, own_splits, unlike
+from .own_classes import listed, own_split, unlike
 
 SPLITS = {"train": "train", "val": "val*", "test": "test"}
 HOMES = (".", "voc*", "vocdevkit*/voc*", "*/vocdevkit*/voc*")
@@ -48,7 +48,7 @@ def build(
     """
     check_split(domain, split, SPLITS)
     root = Path(root).expanduser()
-    own_splits(root, split, splits(root))
+    split, said = own_split(root, split, splits(root))
     home, files, words = _files(root, split)
     names = ClassNames(classes(root))
     return voc.boxed(
@@ -56,7 +56,7 @@ def build(
         files,
         names=names,
         home=home,
-        split=f"{split}, {words}",
+        split=f"{said}, {words}",
         empty=empty,
         limit=limit,
     )

@@ -10,7 +10,7 @@ A picture a.jpg belongs to a.txt; without one, or with an empty one, it shows no
 A line is a class number from 0 and cx cy w h, or the points x y x y ... of an outline, whose box
 is taken; all in [0, 1] of the picture. The paths in data.yaml play no part.
 
-A second folder is `yolo_txt:LABEL`; see `coco_json`.
+A second folder is `yolo_txt:LABEL`; without a test split val is tested on; see `coco_json`.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ from .boxed import Boxed, Record
 from .boxes import Annotation, ClassNames, Row, annotation
 from .label_files import check_split
 from .layout import contents, find_labelled, matching, pictures_below, search_labelled
-from .own_classes import listed, own_splits, unlike
+from .own_classes import listed, own_split, unlike
 
 SPLITS = {"train": "train*", "val": "val*", "test": "test*"}
 FLAT = [("images", "labels")]
@@ -40,7 +40,7 @@ def build(
     """
     check_split(domain, split, SPLITS)
     root = Path(root).expanduser()
-    own_splits(root, split, splits(root))
+    split, said = own_split(root, split, splits(root))
     names = ClassNames(classes(root))
     folders = _folders(split) + ([] if _named(root) else FLAT)
     place = find_labelled(f"boxes of YOLO's format ({split})", root, folders)
@@ -55,7 +55,7 @@ def build(
         partial(_annotation, names=names),
         names=names,
         home=place.home,
-        split=f"{split}, your folders",
+        split=f"{said}, your folders",
         convention=CONVENTION,
         empty=empty,
         limit=limit,

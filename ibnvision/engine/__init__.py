@@ -30,7 +30,7 @@ from ibnvision.tasks import Task
 from . import checkpoint, gate, pictures, run_folder, sets
 from .progress import Interrupted, StepProgress, StopRequest, results_table, told
 from .run_folder import RunFolder, read_records
-from .state import State, build_model, find_task, learning_rate
+from .state import State, build_model, find_task, learning_rate, resolved
 
 __all__ = ["build_model", "evaluate", "find_task", "learning_rate", "read_records", "train"]
 
@@ -88,7 +88,7 @@ def evaluate(
 
 def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
     begin = time.perf_counter()
-    cfg, missing = sets.available(cfg)
+    cfg, missing = sets.available(resolved(cfg))
     task, accelerator = find_task(cfg), _start(cfg)
     task.check(cfg)
     saved = run_folder.claim(cfg, resume=resume, overwrite=overwrite)

@@ -1,5 +1,6 @@
 """The state of a training: everything that its next step depends on."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -31,17 +32,30 @@ def build_model(cfg: Config, num_classes: int, *, fetch: bool = True) -> nn.Modu
     if "pretrained" in args and not fetch:
         args["pretrained"] = False
     if isinstance(args.get("restorer"), dict) and fetch:
-        args["restorer"] = _with_weights(args["restorer"])
+        state = checkpoint.weights(_restorer_of(args["restorer"]))
+        args["restorer"] = {**args["restorer"], "state": state}
     return find_task(cfg).build_model(
         cfg.model, num_classes=num_classes, mean=cfg.mean, std=cfg.std, **args
     )
 
 
-def _with_weights(restorer: dict[str, Any]) -> dict[str, Any]:
-    """A `restorer` table with what its file of weights holds: `state`, and `gate` if it has one.
+def resolved(cfg: Config) -> Config:
+    """`cfg` with what `model_args.restorer` leaves to its file of weights: `model`, `args`, `gate`.
 
-    Raises: ValueError for a table without weights or a file of another task; as `checkpoint.load`.
+    So a checkpoint of the run can be built without that file. Raises: ValueError for a table
+    without weights or a file of another task; as `checkpoint.load`.
     """
+    restorer = cfg.model_args.get("restorer")
+    if not isinstance(restorer, dict) or "args" in restorer:
+        return cfg
+    saved = _restorer_of(restorer)
+    found = {"model": saved["config"]["model"], "args": saved["config"]["model_args"]}
+    found |= {"gate": list(saved["gate"].values())} if saved.get("gate") else {}
+    args = {**cfg.model_args, "restorer": {**found, **restorer}}
+    return dataclasses.replace(cfg, model_args=args)
+
+
+def _restorer_of(restorer: dict[str, Any]) -> dict[str, Any]:
     if not restorer.get("weights"):
         raise ValueError(
             "model_args.restorer.weights must name the checkpoint of a dehazing run, got none"
@@ -52,8 +66,7 @@ def _with_weights(restorer: dict[str, Any]) -> dict[str, Any]:
             f"model_args.restorer.weights must be of the task dehazing, {restorer['weights']} is "
             f"of {saved['task']}"
         )
-    found = {"gate": list(saved["gate"].values())} if saved.get("gate") else {}
-    return {**found, **restorer, "state": checkpoint.weights(saved)}
+    return saved
 
 
 def learning_rate(cfg: Config, step: int) -> float:

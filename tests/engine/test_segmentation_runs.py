@@ -11,6 +11,7 @@ import miniature_segmentation as mini
 import numpy as np
 import pytest
 import torch
+from published import commands, run_command
 from same_run import assert_same_run, interrupt_at, losses_of, rows_of
 from torch import nn
 
@@ -38,12 +39,6 @@ FACTS = {"protocol", "input", "label_map", "split", "images", "files_sha256", "w
 REAL = [name for name in config.names() if name.startswith("seg_") and "streets" not in name]
 
 
-def commands(name):
-    """The lines of a config that say how to run it."""
-    text = (config.folder() / f"{name}.toml").read_text()
-    return re.findall(rf"^# ibnvision (train {name} .*?)(?:    .*)?$", text, re.MULTILINE)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets")
@@ -58,23 +53,9 @@ def folders(tmp_path_factory):
     return {name: str(write(root / name)) for name, write in written.items()}
 
 
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Figures as empty files: drawing them is most of the time of a small run."""
-
-    def touch(*args):
-        args[-1].touch()
-
-    monkeypatch.setattr("ibnvision.engine.pictures.save_confusion", touch)
-    monkeypatch.setattr("ibnvision.engine.pictures.save_curves", touch)
-
-
 def run(words, folders, out, *changes):
     """A command with its DIRs filled in, on a network of a few channels; the run folder."""
-    filled = [re.sub(r"^(\w+)=DIR$", lambda m: f"{m[1]}={folders[m[1]]}", w) for w in words]
-    assert cli.main([*filled, *SMALL, "steps=2", "eval_every=0", f"out={out}", *changes]) == 0
-    (folder,) = (Path(out) / "segmentation").iterdir()
-    return folder
+    return run_command(words, folders, out, *SMALL, *changes)
 
 
 @pytest.fixture(scope="module")

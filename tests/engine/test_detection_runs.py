@@ -1,0 +1,198 @@
+"""Detection from the command line to the numbers, on miniature folders and drawn streets."""
+
+import copy
+import json
+import re
+
+import miniature_detection as mini
+import numpy as np
+import pytest
+import torch
+from miniature_segmentation import cityscapes, cityscapes_foggy, write_image
+from published import commands, run_command
+from same_run import assert_same_run, interrupt_at, losses_of, rows_of
+
+from ibnvision import cli, config, data, engine
+from ibnvision.engine import checkpoint, sets
+from ibnvision.engine.predict import detect_function, load_trained
+from ibnvision.tasks import detection
+
+SMALL = (
+    "model=resnet18_ibn_b",
+    "model_args.backbone_args.channels=[8,8,16,16]",
+    "model_args.pretrained=false",
+    "model_args.fpn_channels=64",
+    "model_args.min_size=48",
+    "model_args.max_size=64",
+    "batch_size=2",
+    "grad_accum=1",
+    "precision=fp32",
+    "workers=0",
+    "log_every=1",
+    "device=cpu",
+    "threads=1",
+)
+REAL = [name for name in config.names() if name.startswith("det_") and "streets" not in name]
+FACTS = {"protocol", "input", "split", "images", "files_sha256", "empty_images", "box_convention"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    away = copy.deepcopy(mini.COCO)
+    away["annotations"] = away["annotations"][:1]
+    made = {
+        "dwd": mini.dwd(root / "dwd"),
+        "cityscapes": mini.cityscapes_instances(cityscapes_foggy(cityscapes(root / "cityscapes"))),
+        "coco_json": mini.coco(root / "own"),
+        "coco_json:away": mini.coco(root / "away", "flat", ("test",), content=away),
+    }
+    return {name: str(path) for name, path in made.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(folders, tmp_path_factory):
+    """A finished run on pictures of one's own."""
+    out = tmp_path_factory.mktemp("runs")
+    (words,) = [line.split() for line in commands("det_own")]
+    return run_command(words, folders, out, *SMALL)
+
+
+def test_every_published_setting_says_its_command():
+    assert len(REAL) >= 3
+    assert all(commands(name) for name in REAL)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(line, marks=pytest.mark.slow if number else ())
+        for name in REAL
+        for number, line in enumerate(commands(name))
+    ],
+)
+def test_the_command_of_a_published_setting_runs(command, folders, tmp_path, quick_pictures):
+    words = command.split()
+    shown = config.load(words[1])
+    folder = run_command(words, folders, tmp_path, *SMALL)
+    assert len(losses_of(folder)) == 2 and np.isfinite(losses_of(folder)).all()
+    tested = [row for row in rows_of(folder, "eval") if row["split"] == "test"]
+    assert tuple(row["domain"] for row in tested) == shown.test_domains
+    for row in tested:
+        facts = row["facts"]
+        assert set(facts) >= FACTS and facts["images"] == row["images"] > 0
+        assert facts["detector"] in detection.LOSSES and facts["empty_images"] == "kept"
+        assert re.fullmatch("[0-9a-f]{64}", facts["files_sha256"])
+        assert list(row["ap50_by_class_pct"]) == checkpoint.load(folder / "last.pt")["classes"]
+        assert (folder / "overlays" / f"{row['domain']}_0.png").is_file()
+    if "fcos" in command:
+        assert {row["facts"]["detector"] for row in tested} == {"fcos"}
+
+
+def test_a_folder_with_a_label_is_a_domain_of_its_own(trained, folders):
+    rows = {row["domain"]: row for row in rows_of(trained, "eval") if row["split"] == "test"}
+    home, away = rows["coco_json"]["facts"], rows["coco_json:away"]["facts"]
+    assert home["objects"] != away["objects"]
+    assert home["annotations_sha256"] != away["annotations_sha256"]
+    assert data.root_of("coco_json:else", {"coco_json": "/x"}) is None
+    with pytest.raises(ValueError, match="a label after a colon, got 'streets_fog_boxes:x'"):
+        data.domain_of("streets_fog_boxes:x")
+    with pytest.raises(KeyError, match="unknown domain 'coco_jsn'"):
+        data.domain_of("coco_jsn:x")
+    with pytest.raises(ValueError, match=r"--data coco_json:else=DIR"):
+        data.build_domain("coco_json:else", "test")
+
+
+def streets(detector, out, **changes):
+    """A short run with what the task can switch on."""
+    values = config.to_dict(config.load("det_streets_tiny", [*SMALL, f"out={out}"]))
+    values |= {"steps": 4, "grad_accum": 2, "eval_every": 2, "ema": 0.5, "name": "run"}
+    values |= {"augment": "flip+jitter+photometric", "test_domains": ["streets_fog_boxes"]}
+    values["model_args"] |= {"detector": detector, "min_size": 0, "mixstyle": [1]}
+    if detector == "faster_rcnn":
+        values["model_args"] |= {"rpn_post_nms_top_n_test": 10, "rpn_post_nms_top_n_train": 50}
+    return config.from_dict(values | changes)
+
+
+@pytest.mark.parametrize(
+    "detector",  # the first draws its proposals from the generator that a checkpoint holds
+    ["faster_rcnn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fcos", "retinanet"))],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    tmp_path, monkeypatch, quick_pictures, detector
+):
+    whole = engine.train(streets(detector, tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, detection, 5)
+        with pytest.raises(KeyboardInterrupt):
+            engine.train(streets(detector, tmp_path, workers=1))
+    folder = tmp_path / "detection" / "run"
+    assert checkpoint.load(folder / "last.pt")["step"] in (2, 3)
+    assert cli.main(["train", str(folder / "config.toml"), "resume=true"]) == 0
+    assert_same_run(folder, whole)
+
+
+def test_training_reads_whole_pictures_or_crops(tmp_path, folders):
+    write_image(tmp_path / "own/train/a.jpg", 1, (40, 64))
+    write_image(tmp_path / "own/train/b.jpg", 2, (32, 48))
+    content = {
+        "images": [{"id": i, "file_name": f"{name}.jpg"} for i, name in enumerate("ab")],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 20]}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    path = tmp_path / "own/train/_annotations.coco.json"
+    path.write_text(json.dumps(content))
+    roots = {"coco_json": str(tmp_path / "own")}
+    values = {"task": "detection", "train_domains": ("coco_json",), "data": roots}
+    whole = sets.training_set(config.Config(**values))
+    assert {tuple(whole[i]["image"].shape[1:]) for i in range(2)} == {(40, 64), (32, 48)}
+    cut = config.Config(**values, size=(24, 24), scale=(0.5, 2.0))
+    crops = sets.training_set(cut)
+    drawn = [crops[index] for batch in sets.order(cut, crops, 0, 4) for index in batch]
+    assert {tuple(item["image"].shape) for item in drawn} == {(3, 24, 24)}
+    with pytest.raises(ValueError, match="scale must come with size in detection"):
+        sets.training_set(config.Config(**values, scale=(0.5, 2.0)))
+    dropped = engine.sets.build(config.Config(**values, empty_images="drop"), "coco_json", "train")
+    assert len(dropped) == 1 and dropped.facts()["empty_images"] == "dropped"
+
+
+def test_detect_writes_boxes_of_pictures(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "street.png", 3, (50, 70))
+    words = ["detect", "street.png", "--weights", str(trained), "--out", "found"]
+    assert cli.main([*words, "--threshold", "0.01"]) == 0
+    rows = json.loads((tmp_path / "found" / "detections.json").read_text())
+    told = detect_function(load_trained(trained / "last.pt"), threshold=0.01)
+    assert len(rows) == 1 and (rows[0]["height"], rows[0]["width"]) == (50, 70)
+    names = {found["class"] for found in rows[0]["objects"]}
+    assert names <= {"car", "dog", "toothbrush"} and told.__name__ == "detect"
+    assert f"objects   {len(rows[0]['objects'])}" in capsys.readouterr().out
+    assert cli.main([*words, "--overwrite", "--whole"]) == 2
+    assert "--whole needs weights of segmentation" in capsys.readouterr().err
+    assert cli.main([*words, "--threshold", "2", "--overwrite"]) == 2
+    assert "threshold must be in [0, 1], got 2.0" in capsys.readouterr().err
+    assert cli.main(["segment", "street.png", "--weights", str(trained)]) == 2
+    assert "segment needs weights of segmentation" in capsys.readouterr().err
+
+
+def test_a_restorer_from_a_run_stands_in_front(tmp_path, monkeypatch, quick_pictures, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "dehaze_streets_tiny", "steps=1", "threads=1", "eval_every=0"]) == 0
+    restored = "runs/dehazing/dehaze_streets_tiny/last.pt"
+    saved = checkpoint.load(restored)
+    words = ["train", "streets_dehaze_detect", "preset=tiny", "size=[48,64]", *SMALL[:2], "steps=1"]
+    words += ["model_args.detector=fcos", "batch_size=2", "threads=1", "warmup=0", "eval_every=0"]
+    assert cli.main(words) == 2
+    assert "no checkpoint runs/dehazing/streets_dehaze/last.pt" in capsys.readouterr().err
+    words += [f"model_args.restorer.weights={restored}", "model_args.restorer.gate=[0.2,0.3]"]
+    assert cli.main(words) == 0
+    trained = load_trained("runs/detection/streets_dehaze_detect/last.pt")
+    weights = checkpoint.weights(saved)
+    held = trained.model.restorer.state_dict()
+    assert weights.keys() == held.keys()
+    assert all(torch.equal(weights[key], held[key]) for key in weights)
+    assert trained.model.gate.tolist() == [0.2, 0.3]
+    assert trained.cfg.model_args["restorer"]["args"] == saved["config"]["model_args"]
+    wrong = "model_args.restorer.weights=runs/detection/streets_dehaze_detect/last.pt"
+    assert cli.main([*words, wrong, "name=other"]) == 2
+    assert "must be of the task dehazing" in capsys.readouterr().err
