@@ -122,10 +122,11 @@ def create_detector(
     at night. Pretrained batch norms are therefore frozen by default, as in torchvision; from
     scratch take as many images as fit, or norms of the image alone, with fpn_norm "group" if any.
 
-    Autocast ends at the results of the heads: torchvision would round pixels to them, by up to 2 of
-    512 in bfloat16. The model of a CNN or Swin scripts, without mixstyle and norm "sw"; scripted it
-    gives (losses, detections). torch.export takes model.backbone, not the search for boxes behind
-    it. For inference, fold_norm(model.backbone).
+    Under autocast the results of the heads are float32: torchvision takes its boxes' dtype from
+    them, and bfloat16 knows only multiples of 4 pixels from 512 on. The model of a CNN or Swin
+    scripts, without mixstyle and norm "sw"; scripted it gives (losses, detections). torch.export
+    takes model.backbone, not the search for boxes behind it. For inference also
+    fold_norm(model.backbone).
 
     Args:
         backbone: timm model name that supports features_only. Its coarse maps have to double
@@ -144,8 +145,8 @@ def create_detector(
             weights and biases do not train; of an IBN the instance half goes on normalizing each
             image by its own statistics. Pure instance norms train. None: exactly if pretrained.
         trainable_stages: how many stages of the backbone train, counted from the last, in [0, 5];
-            5 has the stem too. None is 3 if pretrained, else 5. Norms below keep moving their
-            statistics unless frozen.
+            5 has the stem too; of a plain ViT a stage is a quarter of the blocks. None is 3 if
+            pretrained, else 5. Norms below keep moving their statistics unless frozen.
         min_size, max_size: the shorter side is scaled to min_size pixels (in training to one of
             several, drawn for each image), the longer one to at most max_size. min_size None leaves
             images as they are.
