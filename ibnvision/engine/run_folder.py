@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from rich.console import Console, RenderableType
 
-from ibnvision import config
+from ibnvision import config, data
 from ibnvision.config import Config
 from ibnvision.ops import kernel_report
 
-from . import checkpoint
+from . import checkpoint, sets
 
 HARMLESS = ("out", "name", "workers", "log_every", "scenes")
 _WIDTH = 140  # characters of a table where no terminal says otherwise
@@ -39,7 +39,8 @@ def claim(cfg: Config, *, resume: bool, overwrite: bool) -> dict[str, Any] | Non
     """Decide what may happen to the folder of `cfg`; returns the checkpoint to go on from, if any.
 
     Raises: FileExistsError for a folder in use, FileNotFoundError where there is nothing to resume,
-    ValueError where the config differs from the one that the checkpoint was trained with.
+    ValueError where the config differs from the one that the checkpoint was trained with, or the
+    files of a training set that has moved.
     """
     folder = path_of(cfg)
     if resume and overwrite:
@@ -48,7 +49,7 @@ def claim(cfg: Config, *, resume: bool, overwrite: bool) -> dict[str, Any] | Non
         if not (folder / "last.pt").is_file():
             raise FileNotFoundError(f"nothing to resume: no {folder / 'last.pt'}")
         state = checkpoint.load(folder / "last.pt")
-        _refuse_changes(state["config"], config.to_dict(cfg), folder)
+        _refuse_changes(state["config"], cfg, folder)
         return state
     if not folder.exists():
         return None
@@ -67,16 +68,45 @@ def claim(cfg: Config, *, resume: bool, overwrite: bool) -> dict[str, Any] | Non
     return None
 
 
-def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    old = {**config.to_dict(config.Config()), **old}  # a key newer than the run had its default
+def _refuse_changes(old: Mapping[str, Any], cfg: Config, folder: Path) -> None:
+    old = {**config.to_dict(Config()), **old}  # a key newer than the run had its default
+    new = config.to_dict(cfg)
     changed = [
         f"{key} ({old.get(key)!r} -> {new.get(key)!r})"
         for key in sorted({*old, *new})
-        if key not in HARMLESS and old.get(key) != new.get(key)
+        if key not in (*HARMLESS, "data") and old.get(key) != new.get(key)
     ]
     if changed:
         raise ValueError(
             f"resume needs the config that {folder} was started with; changed: {', '.join(changed)}"
+        )
+    for domain in cfg.train_domains:
+        before, now = (data.root_of(domain, roots) for roots in (old["data"], cfg.data))
+        if before != now:
+            _refuse_other_files(cfg, domain, f"{domain} ({before} -> {now})", folder)
+
+
+def _refuse_other_files(cfg: Config, domain: str, moved: str, folder: Path) -> None:
+    """A training set may move, by the hash of its files in env.json; it may not change."""
+    path = folder / "env.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    then = stored.get("training", {}).get(domain)
+    if then is None:
+        raise ValueError(
+            f"resume needs the data that {folder} was started with: {moved} has moved, and {path} "
+            "holds no hash of its files to compare"
+        )
+    dataset: Any = sets.build(cfg, domain, "train")
+    now = dataset.facts()
+    differing = [
+        f"{key} ({then[key]} -> {now[key]})"
+        for key in ("split", "label_map", "images", "files_sha256")
+        if then[key] != now[key]
+    ]
+    if differing:
+        raise ValueError(
+            f"resume needs the training files that {folder} was started with: {moved} has other "
+            f"ones; changed: {', '.join(differing)}"
         )
 
 
