@@ -101,6 +101,11 @@ def test_crop_moves_scales_and_drops():
     assert found.area.tolist() == [32, 16]
 
 
+def test_crop_scales_rows_and_columns_by_their_own_factor():
+    found = crop(boxes((1, 2, 3, 4)), (10, 10), (20, 30), [(0, 20), (0, 30)])
+    assert found.xyxy.tolist() == [[3, 4, 9, 8]] and found.area.tolist() == [24]
+
+
 def test_crop_of_a_picture_smaller_than_the_part():
     """4x6 in a part of 8x12, 3 rows down and 5 columns to the right."""
     found = crop(boxes((0, 0, 6, 4), (1, 2, 3, 3)), (4, 6), (4, 6), [(-3, 4), (-5, 6)])

@@ -172,8 +172,11 @@ def test_misfit_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="in any case; found stuff/"):
         build(tmp_path, "test")
     coco(tmp_path)
+    flat = tmp_path / "boxes.json"
+    flat.write_text(json.dumps({**COCO, "images": []}))  # beside train and val it is no test set
     with pytest.raises(FileNotFoundError, match=r"no boxes of COCO's format \(test\)"):
         build(tmp_path, "test")
+    flat.unlink()
     (tmp_path / "val2017" / "c.jpg").unlink()
     with pytest.raises(
         FileNotFoundError, match="1 of the 3 images of .*, such as 'c.jpg': looked in .*val2017"

@@ -59,17 +59,17 @@ def test_every_appearance(domain):
 
 def test_scenes_without_objects_stay_unless_dropped():
     kept, dropped = (
-        build_domain("streets_day_boxes", "train", preset="tiny", empty=rule)
+        build_domain("streets_day_boxes", "test", preset="tiny", empty=rule)
         for rule in ("keep", "drop")
     )
-    empty = [i for i in range(64) if not (~kept.boxes(i).ignore).any()]
-    assert empty and len(kept) == 64 and len(dropped) == 64 - len(empty)
+    empty = [i for i in range(16) if not (~kept.boxes(i).ignore).any()]
+    assert empty and len(kept) == 16 and len(dropped) == 16 - len(empty)
     ids = [int(dropped.picture(i)[1]["image_id"]) for i in range(len(dropped))]
-    assert ids == [i for i in range(64) if i not in empty]
+    assert ids == [i for i in range(16) if i not in empty]
     facts = kept.facts()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["images_without_objects"] == len(empty) and facts["empty_images"] == "kept"
-    total = sum(len(kept.boxes(i).labels) for i in range(64))
+    total = sum(len(kept.boxes(i).labels) for i in range(16))
     assert sum(facts["objects"].values()) + facts["ignored_objects"] == total
     assert dropped.facts()["images_without_objects"] == 0
     assert dropped.facts()["empty_images"] == "dropped"
