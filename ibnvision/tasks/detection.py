@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes
 
 from ibnvision.data.names import known
+from ibnvision.methods.oa_mix import oa_mix
 from ibnvision.metrics import DetectionMetric
 
 from .detection_augment import AUGMENTS
 from .detection_augment import augment as augment  # one of the functions of a task
-from .detection_network import restorer_in_front
+from .detection_network import TwoViews, restorer_in_front
 from .panels import enlarge, in_a_row, legend, to_bytes
 
 score = "ap50_pct"
 EVALUATION_BATCH = 1  # a detector pads the images of a batch to one size, which moves its results
 RAGGED = True
 SHOWN = 0.5  # score from which on a box is drawn
+CONSISTENCY_LOSSES = ("class_consistency", "box_consistency")
 LOSSES = {  # detector -> the losses of its training, whose weights `loss_args` may change
     "faster_rcnn": ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"),
     "retinanet": ("classification", "bbox_regression"),
@@ -43,6 +45,7 @@ def check(cfg: Any) -> None:
         raise ValueError(f"augment must name none alone, got {cfg.augment!r}")
     detector = cfg.model_args.get("detector", "faster_rcnn")
     losses = LOSSES[known("model_args.detector", detector, LOSSES)]
+    losses += CONSISTENCY_LOSSES if cfg.model_args.get("consistency") else ()
     for key, value in cfg.loss_args.items():
         known(f"loss_args key of {detector}", key, losses)
         if type(value) not in (int, float):
@@ -73,19 +76,23 @@ def build_model(
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     restorer: dict[str, Any] | None = None,
+    consistency: str = "",
     **args: Any,
 ) -> nn.Module:
     """A detector of torchvision on a timm backbone, see `ibnvision.models.create_detector`.
 
     `args` go there; unknown names are its errors. num_classes: without background. min_size 0, a
     number for configs: images keep their size. restorer: a restoration network in front of it, see
-    `detection_network.restorer_in_front`.
+    `detection_network.restorer_in_front`. consistency: a name in CONSISTENCY there, a loss that
+    holds what is said of an image and of the same one under `oa_mix` together; "" for none.
     """
     from ibnvision.models import create_detector
 
     if args.get("min_size") == 0:
         args["min_size"] = None
     network = create_detector(name, num_classes=num_classes, mean=mean, std=std, **args)
+    if consistency:
+        network = TwoViews(network, consistency)
     return restorer_in_front(network, restorer) if restorer else network
 
 
@@ -96,8 +103,18 @@ def compute_loss(model: nn.Module, batch: dict[str, Any], cfg: Any) -> Tensor:
     own training.
     """
     targets = [trainable(target) for target in batch["target"]]
-    losses = model(batch["image"], targets)
+    views = [_mixed(batch)] if cfg.model_args.get("consistency") else []
+    losses = model(batch["image"], targets, *views)
     return torch.stack([cfg.loss_args.get(k, 1.0) * v.float() for k, v in losses.items()]).sum()
+
+
+@torch.no_grad()
+def _mixed(batch: dict[str, Any]) -> list[Tensor]:
+    """The images of a batch under `oa_mix`, where everything stays in its place."""
+    seed = int(torch.randint(2**62, ()))  # of the global generator, which checkpoints hold
+    generator = torch.Generator().manual_seed(seed)
+    pairs = zip(batch["image"], batch["target"], strict=True)
+    return [oa_mix(image, target["boxes"], generator) for image, target in pairs]
 
 
 def trainable(target: dict[str, Tensor]) -> dict[str, Tensor]:

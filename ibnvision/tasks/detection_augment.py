@@ -6,10 +6,11 @@ import torch
 from torch import Generator, Tensor
 
 from ibnvision.data.photometric import photometric
+from ibnvision.methods.oa_mix import oa_mix
 
 from .segmentation_augment import jitter
 
-AUGMENTS = ("none", "flip", "jitter", "photometric")
+AUGMENTS = ("none", "flip", "jitter", "photometric", "oa_mix")
 
 
 def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str, Any]:
@@ -19,6 +20,7 @@ def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str,
     by "+", in this order:
         jitter: strong colours, as in segmentation.
         photometric: RobustNet's, see `data.photometric`.
+        oa_mix: mixed with changed copies of itself, objects protected, see `methods.oa_mix`.
     `generator` lives on the CPU; all kinds draw the same numbers first, so that rows of a
     comparison see the same flips.
     """
@@ -34,6 +36,8 @@ def augment(batch: dict[str, Any], mode: str, generator: Generator) -> dict[str,
             image = jitter(image[None], row[None, 1:].to(image.device))[0]
         if "photometric" in parts:
             image = photometric(image[None], generator)[0]
+        if "oa_mix" in parts:
+            image = oa_mix(image, target["boxes"], generator)
         images.append(image)
         targets.append(target)
     return batch | {"image": images, "target": targets}

@@ -1,4 +1,4 @@
-"""A restorer in front of a detector: hazy images are cleared before they are searched."""
+"""What a config may put around a detector: a second view in training, a restorer in front."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +8,49 @@ import torch
 from torch import Tensor, nn
 
 from ibnvision.data.names import known
+from ibnvision.methods.detection_consistency import (
+    box_consistency,
+    jensen_shannon_consistency,
+    kullback_leibler_consistency,
+    paired_predictions,
+)
 from ibnvision.methods.gate import gate_between
 
+CONSISTENCY = {
+    "jensen_shannon": jensen_shannon_consistency,
+    "kullback_leibler": kullback_leibler_consistency,
+}
 _KEYS = ("model", "args", "weights", "gate")
+
+
+class TwoViews(nn.Module):
+    """A detector that also learns to say the same of two views of a scene.
+
+    Args:
+        network: a detector of torchvision.
+        consistency: a name in CONSISTENCY, of the classes; boxes are held together by smooth L1.
+    """
+
+    def __init__(self, network: nn.Module, consistency: str) -> None:
+        super().__init__()
+        self.network = network
+        self.consistency = known("model_args.consistency", consistency, CONSISTENCY)
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Any = None,
+        views: Sequence[Tensor] | None = None,
+    ) -> Any:
+        """As the detector; with `views`, other pictures of the same scenes in training, also
+        the losses `class_consistency` and `box_consistency`, see `methods.detection_consistency`.
+        """
+        if views is None:
+            return self.network(list(images), targets)
+        losses, pairs = paired_predictions(self.network, images, views, targets)
+        classes = CONSISTENCY[self.consistency](*pairs.logits, form=pairs.form)
+        boxes = box_consistency(*pairs.boxes, weight=pairs.foreground)
+        return {**losses, "class_consistency": classes, "box_consistency": boxes}
 
 
 class Restored(nn.Module):
@@ -38,10 +78,15 @@ class Restored(nn.Module):
         ends = (0.0, 0.0) if gate is None else tuple(gate_between(*gate))
         self.register_buffer("gate", torch.tensor(ends, dtype=torch.float64))
 
-    def forward(self, images: Sequence[Tensor], targets: Any = None) -> Any:
-        """images: float [3, H, W] in [0, 1] each; what the detector gives for the restored ones."""
+    def forward(self, images: Sequence[Tensor], *more: Any) -> Any:
+        """images: float [3, H, W] in [0, 1] each; what the detector gives for the restored ones.
+
+        more: targets, perhaps None, and second views, which are restored too.
+        """
         self.restorer.eval()
-        return self.network([self.cleared(image) for image in images], targets)
+        targets, *views = more or (None,)
+        pictures = [[self.cleared(image) for image in batch] for batch in (images, *views)]
+        return self.network(pictures[0], targets, *pictures[1:])
 
     @torch.no_grad()
     def cleared(self, image: Tensor) -> Tensor:

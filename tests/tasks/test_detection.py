@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -35,8 +37,8 @@ class Counting(nn.Module):
         self.calls = []
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, images, targets=None):
-        self.calls.append((images, targets))
+    def forward(self, images, targets=None, views=None):
+        self.calls.append((images, targets) if views is None else (images, targets, views))
         if self.training:
             return {"classification": 2 * self.weight, "bbox_regression": 3 * self.weight}
         found = {"boxes": torch.tensor([[1.0, 1, 4, 4]]), "labels": torch.tensor([1])}
@@ -116,7 +118,7 @@ def test_flip_mirrors_image_and_boxes_and_nothing_else():
 
 def test_all_kinds_of_augmentation_see_the_same_flips_and_colours_stay_in_range():
     plain = augment(batch(), "flip", torch.Generator().manual_seed(4))
-    for kind in ("flip+jitter", "flip+photometric", "flip+jitter+photometric"):
+    for kind in ("flip+jitter", "flip+photometric", "flip+oa_mix", "flip+jitter+photometric"):
         found = augment(batch(), kind, torch.Generator().manual_seed(4))
         for a, b in zip(plain["target"], found["target"], strict=True):
             assert torch.equal(a["boxes"], b["boxes"])
@@ -187,3 +189,59 @@ def test_a_restorer_is_built_from_a_config():
         restorer_in_front(Counting(), {"model": "resnet18"})
     with pytest.raises(ValueError, match="does not fit"):
         restorer_in_front(Counting(), {"args": {**args, "width": 8}, "state": state})
+
+
+def test_consistency_compares_an_image_with_its_mix():
+    cfg = config.Config(
+        task="detection",
+        model_args={"detector": "retinanet", "consistency": "jensen_shannon"},
+        loss_args={"class_consistency": 0.0, "bbox_regression": 0.0},
+    )
+    detection.check(cfg)
+    model, given = Counting().train(), batch()
+    given["image"] = [torch.rand(3, 40, 40) for _ in range(4)]
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        losses.append(detection.compute_loss(model, given, cfg).item())
+    assert losses == [2.0, 2.0]
+    (images, _, views), (_, _, again) = model.calls
+    assert all(view.shape == image.shape for view, image in zip(views, images, strict=True))
+    assert not any(torch.equal(view, image) for view, image in zip(views, images, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(views, again, strict=True))
+    with pytest.raises(KeyError, match="loss_args key of retinanet 'class_consistency'"):
+        detection.check(dataclasses.replace(cfg, model_args={"detector": "retinanet"}))
+
+
+def test_two_views_add_two_losses_and_train(monkeypatch):
+    model = detection.build_model(
+        "resnet18",
+        num_classes=2,
+        detector="fcos",
+        min_size=0,
+        fpn_channels=64,
+        consistency="kullback_leibler",
+        backbone_args={"channels": (8, 8, 16, 16)},
+    )
+    images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
+    targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}] * 2
+    same = model.train()(images, targets, images)
+    assert same["class_consistency"] == 0 and same["box_consistency"] == 0
+    apart = model(images, targets, [image.flip(0) for image in images])
+    assert apart["class_consistency"] > 0 and set(apart) == {
+        *("classification", "bbox_regression", "bbox_ctrness"),
+        *detection.CONSISTENCY_LOSSES,
+    }
+    (apart["class_consistency"] + apart["box_consistency"]).backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.network.backbone.parameters())
+    assert set(model.eval()(images)[0]) == {"boxes", "labels", "scores"}
+    with pytest.raises(KeyError, match="model_args.consistency"):
+        detection.build_model("resnet18", num_classes=2, consistency="cosine", min_size=0)
+
+
+def test_a_restorer_clears_second_views_too():
+    network = Counting().train()
+    model = Restored(network, Darker()).train()
+    model([torch.ones(3, 8, 8)], [], [torch.full((3, 8, 8), 0.5)])
+    images, targets, views = network.calls[0]
+    assert (images[0] == 0.5).all() and (views[0] == 0.25).all() and targets == []
