@@ -110,13 +110,13 @@ class Boxed(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in [0, {len(self)}), got {index}")
         record = self.records[index]
-        image = read_picture(record.image, COLOR)[..., ::-1]
+        image = np.ascontiguousarray(read_picture(record.image, COLOR)[..., ::-1])
         return image, clip(self.annotation(record).boxes, *image.shape[:2])
 
     def picture(self, index: int) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
         """Image uint8 [H, W, 3] RGB and target of item `index`."""
         image, boxes = self._load(index)
-        return np.ascontiguousarray(image), target_of(boxes, self.records[index].image_id)
+        return image, target_of(boxes, self.records[index].image_id)
 
     def __getitem__(self, index: int) -> dict:
         return detection_item(*self.picture(index), self.domain)
@@ -212,4 +212,6 @@ class Boxed(Dataset):
         return sha256([[self._relative(p), digest(p) if p.is_file() else ""] for p in sources])
 
     def _relative(self, path: Path) -> str:
-        return path.relative_to(self.home).as_posix()
+        """Its name below home; a COCO file may name pictures elsewhere by their whole path."""
+        inside = path.is_relative_to(self.home)
+        return path.relative_to(self.home).as_posix() if inside else path.name

@@ -55,6 +55,15 @@ def test_images_folder_beside_the_file(tmp_path):
     assert build(tmp_path, "test").records[1].image == tmp_path / "images" / "sub" / "b.jpg"
 
 
+def test_pictures_elsewhere_by_their_whole_path(tmp_path):
+    coco(tmp_path / "there", "flat", ["test"])
+    rows = [{**r, "file_name": str(tmp_path / "there" / r["file_name"])} for r in COCO["images"]]
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "boxes.json").write_text(json.dumps({**COCO, "images": rows}))
+    data = build(tmp_path / "here", "test")
+    assert data.check() == [] and len(data.facts()["files_sha256"]) == 64
+
+
 def test_classes_txt_chooses_and_orders(tmp_path):
     coco(tmp_path)
     (tmp_path / "classes.txt").write_text("Toothbrush\ncar\n")
