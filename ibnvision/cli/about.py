@@ -12,7 +12,7 @@ def run_list(options: argparse.Namespace) -> None:
 
     rows: dict[str, list[str]] = {
         "configs": config.names(),
-        "domains": [f"{name:16} {domain.summary}" for name, domain in data.DOMAINS.items()],
+        "domains": [f"{name:27} {domain.summary}" for name, domain in data.DOMAINS.items()],
         "models": list(models.NAMES),
     }
     for kind in [options.kind] if options.kind else rows:

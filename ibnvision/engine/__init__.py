@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from ibnvision import config, data
 from ibnvision.config import Config
-from ibnvision.metrics import as_text, unit
+from ibnvision.metrics import as_text, target_mean, unit, worst_domain
 from ibnvision.tasks import Task
 
 from . import checkpoint, gate, pictures, run_folder, sets
@@ -370,15 +370,25 @@ def _evaluate(
 
 
 def _summary(cfg: Config, results: Results, score: str) -> str:
-    """Source, mean of the targets without stress domains, and gap, where both were measured."""
-    scores = {d: row[score] for d, row in results.items() if not data.domain_of(d).stress}
-    source = [v for domain, v in scores.items() if domain in cfg.train_domains]
-    targets = [v for domain, v in scores.items() if domain not in cfg.train_domains]
+    """Source, mean and worst of the targets without stress domains, and gap, where there are both.
+
+    An undefined score is no score: it takes part in nothing.
+    """
+    found = {
+        d: row
+        for d, row in results.items()
+        if not data.domain_of(d).stress and not np.isnan(row[score])
+    }
+    targets = {d: row for d, row in found.items() if d not in cfg.train_domains}
+    source = {d: row for d, row in found.items() if d in cfg.train_domains}
     if not source or not targets:
         return ""
-    home, away = float(np.mean(source)), float(np.mean(targets))
-    gap = f"gap {as_text(score, home - away)}"
+    home, away = target_mean(source, score), target_mean(targets, score)
     parts = f"source {as_text(score, home)}, mean of {len(targets)} targets {as_text(score, away)}"
+    if len(targets) > 1:
+        name, worst = worst_domain(targets, score)
+        parts += f", worst {as_text(score, worst)} ({name})"
+    gap = f"gap {as_text(score, home - away)}"
     return f"{score.rpartition('_')[0]} {unit(score)}: {parts}, {gap}"
 
 

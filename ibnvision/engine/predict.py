@@ -112,26 +112,33 @@ def label_function(trained: Trained, **how: Any) -> Label:
             f"trained must have at most {data.IGNORED} classes, got {len(trained.classes)}"
         )
     if not trained.model.training:
-        _fold(trained)
+        _fold(trained.model, trained.size)
     return labeller(trained.model, trained.size, crops=trained.crops, **how)
 
 
-def _fold(trained: Trained) -> None:
+def _fold(model: nn.Module, size: tuple[int, int]) -> None:
     """fold_norm, on a small image or, where the model takes none, on one of its training size."""
     try:
-        fold_norm(trained.model)
+        fold_norm(model)
     except ValueError:
-        like = next(trained.model.parameters())
-        fold_norm(trained.model, like.new_zeros(1, 3, *trained.size))
+        like = next(model.parameters())
+        fold_norm(model, like.new_zeros(1, 3, *size))
 
 
 def detect_function(trained: Trained, **how: Any) -> Detect:
     """`detect.detector`, with its arguments `how`, for a trained detection model.
 
+    The batch norms of the backbone of a model in eval mode are folded into its convolutions, in
+    place: it cannot train any more.
+
     Raises: ValueError for another task, and as there.
     """
     if trained.cfg.task != "detection":
         raise ValueError(f"trained must be of the task detection, got {trained.cfg.task!r}")
+    if not trained.model.training:
+        for name, part in list(trained.model.named_modules()):
+            if name.rpartition(".")[2] == "backbone":
+                _fold(part, trained.size)
     return detector(trained.model, **how)
 
 

@@ -161,8 +161,8 @@ class _Readers(TorchDispatchMode):
         self.readers: dict[int, set[nn.Module | None]] = {}
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module is self.model and not (self.stack and self.stack[0] is module):
-            self._reset()  # the pass before this one failed
+        if not self.stack:
+            self._reset()  # a pass before this one failed
         self.stack.append(module)
         self.calls[module] += 1
         given = (*args, *kwargs.values())
@@ -233,7 +233,9 @@ def _pairs(
         for module in model.modules()
         for handle in (
             module.register_forward_pre_hook(readers.before, with_kwargs=True),
-            module.register_forward_hook(lambda m, _, output: readers.after(m, output)),
+            module.register_forward_hook(  # also where the module raises
+                lambda m, _, output: readers.after(m, output), always_call=True
+            ),
         )
     ]
     try:

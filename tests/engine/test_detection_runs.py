@@ -162,10 +162,18 @@ def test_detect_writes_boxes_of_pictures(trained, tmp_path, capsys, monkeypatch)
     words = ["detect", "street.png", "--weights", str(trained), "--out", "found"]
     assert cli.main([*words, "--threshold", "0.01"]) == 0
     rows = json.loads((tmp_path / "found" / "detections.json").read_text())
-    told = detect_function(load_trained(trained / "last.pt"), threshold=0.01)
+    plain, folded = load_trained(trained / "last.pt"), load_trained(trained / "last.pt")
+    image = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
+    found = detect_function(folded, threshold=0.01)(image)
+    assert any(type(m).__name__ == "FoldedConv2d" for m in folded.model.modules())
+    with torch.no_grad():
+        expected = plain.model([image])[0]
+    kept = expected["scores"] >= 0.01
+    for key in ("boxes", "scores"):
+        torch.testing.assert_close(found[key], expected[key][kept], rtol=1e-3, atol=1e-3)
     assert len(rows) == 1 and (rows[0]["height"], rows[0]["width"]) == (50, 70)
     names = {found["class"] for found in rows[0]["objects"]}
-    assert names <= {"car", "dog", "toothbrush"} and told.__name__ == "detect"
+    assert names <= {"car", "dog", "toothbrush"}
     assert f"objects   {len(rows[0]['objects'])}" in capsys.readouterr().out
     assert cli.main([*words, "--overwrite", "--whole"]) == 2
     assert "--whole needs weights of segmentation" in capsys.readouterr().err

@@ -308,3 +308,26 @@ def test_what_cannot_be_folded():
         fold_norm(failing)
     assert not failing[0]._forward_hooks and not failing[0]._forward_pre_hooks
     assert len(fold_norm(failing, image(1, 3, 5, 7)).rows) == 1
+
+
+class Particular(nn.Module):
+    """Takes images of at least 100 pixels only, as fold_norm finds out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if x.shape[-1] < 100:
+            raise ValueError("too small")
+        return self.norm(y)
+
+
+def test_a_model_that_refuses_the_first_example_is_folded_by_the_next():
+    model = at_random(Particular())
+    x = image(1, 3, 128, 128)
+    before = model(x)
+    table = fold_norm(model)
+    assert len(table.rows) == 1
+    assert_close(model(x), before)
