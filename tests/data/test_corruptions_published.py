@@ -125,6 +125,15 @@ def test_gaussian_filter_of_a_point():
     assert y[20:, 15].abs().max() == 0 and y[19, 15] > 0 and y[15, 24:].max() == 0
 
 
+def test_fog_is_a_plasma_by_the_published_formula(golden):
+    """Its statistics vary much with the seed; on the same plasma it is exact."""
+    image = image_of(golden["picture"]) * 0.8
+    for severity, (strength, decay) in enumerate(weather.FOG, 1):
+        clouds = weather.plasma(128, decay, torch.Generator().manual_seed(1))[:48, :72]
+        expected = (image + strength * clouds) * image.max() / (image.max() + strength)
+        torch.testing.assert_close(corrupt(image, "fog", severity, 1), expected)
+
+
 def test_plasma_is_a_torus_in_the_unit_range():
     field = weather.plasma(64, 2.0, torch.Generator().manual_seed(0))
     assert field.min() == 0 and field.max() == 1 and field.shape == (64, 64)
