@@ -1,6 +1,9 @@
-"""The commands that configs say of themselves, and running them in miniature."""
+"""The commands that configs say of themselves, running them in miniature and in two processes."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from ibnvision import cli, config
@@ -21,3 +24,17 @@ def run_command(words, folders, out, *changes):
     assert cli.main([*filled, "steps=2", "eval_every=0", f"out={out}", *changes]) == 0
     (folder,) = (path for task in Path(out).iterdir() for path in task.glob("*/last.pt"))
     return folder.parent
+
+
+def torchrun(*words):
+    """`ibnvision` with these words in two processes."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.run(
+        [*command, "-m", "ibnvision", *words],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from miniature_segmentation import cityscapes, cityscapes_foggy, write_image
-from published import commands, run_command
+from published import commands, run_command, torchrun
 from same_run import assert_same_run, interrupt_at, losses_of, rows_of
 
 from ibnvision import cli, config, data, engine
@@ -204,3 +204,19 @@ def test_a_restorer_from_a_run_stands_in_front(tmp_path, monkeypatch, quick_pict
     wrong = "model_args.restorer.weights=runs/detection/streets_dehaze_detect/last.pt"
     assert cli.main([*words, wrong, "name=other"]) == 2
     assert "must be of the task dehazing" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one_would(folders, tmp_path):
+    words = ["train", "det_own", *SMALL, "steps=2", "eval_every=0", f"out={tmp_path}"]
+    words += ["model_args.detector=fcos", f"data.coco_json={folders['coco_json']}"]
+    done = torchrun(*words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "detection" / "det_own"
+    assert json.loads((folder / "env.json").read_text())["processes"] == 2
+    trained = load_trained(folder / "last.pt")
+    alone = engine.evaluate(trained.cfg, trained.model, domains=["coco_json"])["coco_json"]
+    (row,) = [r for r in rows_of(folder, "eval") if r["split"] == "test"]
+    assert row["images"] == 3 and row["facts"] == alone["facts"]
+    for key in ("ap_pct", "voc_ap50_pct", "ar100_pct"):
+        assert row[key] == pytest.approx(alone[key], rel=1e-9)

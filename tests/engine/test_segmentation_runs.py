@@ -1,17 +1,13 @@
 """Real segmentation from the command line to the numbers, on miniature folders of every layout."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import miniature_segmentation as mini
 import numpy as np
 import pytest
 import torch
-from published import commands, run_command
+from published import commands, run_command, torchrun
 from same_run import assert_same_run, interrupt_at, losses_of, rows_of
 from torch import nn
 
@@ -223,19 +219,6 @@ def test_no_weights_are_fetched_to_resume_or_evaluate(
     assert cli.main(["eval", str(folder)]) == 0
     assert load_trained(folder / "last.pt").cfg == cfg
     assert fetched == [1]
-
-
-def torchrun(*words):
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [*command, "-m", "ibnvision", *words],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture
