@@ -47,7 +47,7 @@ def train(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path
     """Train as `cfg` says and return the run folder, <out>/<task>/<name>.
 
     `resume` goes on from the folder's last.pt, exactly; `overwrite` replaces an existing run. A
-    Ctrl-C or SIGTERM saves last.pt, prints the command that resumes, and raises KeyboardInterrupt.
+    Ctrl-C, SIGTERM or hangup saves last.pt, prints the command that resumes, and raises KeyboardInterrupt.
     Raises also: FileExistsError, FileNotFoundError and ValueError for a folder or config that does
     not fit, FloatingPointError when the loss is not finite, OSError when a file cannot be written,
     RuntimeError with advice when memory or a data worker fails.
@@ -148,7 +148,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
         if run.main:
             pictures.save_curves(run.records(), task.score, run.path / "results.png")
 
-    with StopRequest(run.console) as stop:
+    with StopRequest() as stop:
         try:
             if not saved:
                 measure(selection, "val", batches=_CHECK_BATCHES, stop=stop)

@@ -41,8 +41,8 @@ class StopRequest:
     background does not.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console, self.raised = console, False
+    def __init__(self) -> None:
+        self.raised = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from ibnvision.data import DOMAINS, build_domain, classes, palette
+from ibnvision.data.corrupted import Corrupted
+from ibnvision.data.corruptions import corrupt, corruption_seed
 from ibnvision.data.streets import BOX_DTYPE, DOMAIN_SHIFTS, Scene, Streets
 from ibnvision.data.streets_boxes import StreetsBoxes, boxes_of
 from ibnvision.data.streets_set import write_set
@@ -116,3 +118,17 @@ def test_bad_arguments():
         build_domain("streets_fog_boxes", "test", limit=0)
     with pytest.raises(IndexError, match=r"\[0, 2\), got 2"):
         build_domain("streets_fog_boxes", "test", preset="tiny", limit=2)[2]
+
+
+def test_corruptions_take_the_depth_of_a_scene():
+    clean = build_domain("streets_day_boxes", "test", preset="tiny", limit=2)
+    foggy = Corrupted(clean, "fog_depth", 5)
+    assert clean.scene(1).depth.shape == (32, 48)
+    item, before = foggy[1], clean[1]
+    assert item["domain"] == "streets_day_boxes@fog_depth_5"
+    seed = corruption_seed(int(before["target"]["image_id"]), "fog_depth", 5)
+    depth = torch.tensor(clean.scene(1).depth)
+    expected = corrupt(before["image"], "fog_depth", 5, seed, depth=depth)
+    assert torch.equal(item["image"], expected) and not torch.equal(expected, before["image"])
+    assert torch.equal(item["target"]["boxes"], before["target"]["boxes"])
+    assert foggy.facts()["severity"] == 5 and foggy.facts()["images"] == 2
