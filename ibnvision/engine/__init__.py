@@ -47,10 +47,10 @@ def train(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path
     """Train as `cfg` says and return the run folder, <out>/<task>/<name>.
 
     `resume` goes on from the folder's last.pt, exactly; `overwrite` replaces an existing run. A
-    Ctrl-C, SIGTERM or hangup saves last.pt, prints the command that resumes, and raises KeyboardInterrupt.
-    Raises also: FileExistsError, FileNotFoundError and ValueError for a folder or config that does
-    not fit, FloatingPointError when the loss is not finite, OSError when a file cannot be written,
-    RuntimeError with advice when memory or a data worker fails.
+    Ctrl-C, SIGTERM or hangup saves last.pt, prints the command that resumes, and raises
+    KeyboardInterrupt. Raises also: FileExistsError, FileNotFoundError and ValueError for a folder
+    or config that does not fit, FloatingPointError when the loss is not finite, OSError when a file
+    cannot be written, RuntimeError with advice when memory or a data worker fails.
     """
     with explained(cfg):
         return _train(cfg, resume, overwrite)
