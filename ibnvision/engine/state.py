@@ -30,7 +30,10 @@ def build_model(cfg: Config, num_classes: int, *, fetch: bool = True) -> nn.Modu
     """
     args = dict(cfg.model_args)
     if "pretrained" in args and not fetch:
-        args["pretrained"] = False
+        if cfg.task == "detection":  # where `pretrained` decides what is frozen, too
+            args["backbone_args"] = {**args.get("backbone_args", {}), "pretrained": False}
+        else:
+            args["pretrained"] = False
     if isinstance(args.get("restorer"), dict) and fetch:
         state = checkpoint.weights(_restorer_of(args["restorer"]))
         args["restorer"] = {**args["restorer"], "state": state}

@@ -132,6 +132,17 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert_same_run(folder, whole)
 
 
+def test_what_a_pretrained_detector_freezes_is_frozen_without_its_weights_too(monkeypatch):
+    fetched = []
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *a, **k: fetched.append(1))
+    cfg = config.load("det_own", [word for word in SMALL if "pretrained" not in word])
+    models = [engine.build_model(cfg, 3, fetch=fetch) for fetch in (True, False)]
+    assert fetched == [1]
+    first, second = ([(n, p.requires_grad) for n, p in m.named_parameters()] for m in models)
+    assert first == second and not all(trains for _, trains in second)
+    assert models[0].backbone.frozen == models[1].backbone.frozen != []
+
+
 def test_training_reads_whole_pictures_or_crops(tmp_path, folders):
     write_image(tmp_path / "own/train/a.jpg", 1, (40, 64))
     write_image(tmp_path / "own/train/b.jpg", 2, (32, 48))
