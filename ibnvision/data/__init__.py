@@ -18,6 +18,7 @@ Every dataset also has `picture(i)`, the same as bytes, and `fingerprint()`, a S
 evaluated. Nothing here imports OpenCV before a dataset is built.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -260,10 +261,15 @@ def domain_of(name: str) -> Domain:
     A domain that is read from a folder may carry a label of one's own, as in coco_json:night, so
     that one run can read several folders of one format: `--data coco_json:night=DIR`.
 
-    Raises: KeyError for an unknown name, ValueError for a label of a domain that has no folder.
+    Raises: KeyError for an unknown name, ValueError for a label of a domain that has no folder and
+    for one of other characters than letters, digits, "_" and "-".
     """
     base, colon, label = name.partition(":")
     domain = DOMAINS[known("domain", base, DOMAINS)]
+    if label and not re.fullmatch("[A-Za-z0-9_-]+", label):  # it goes into names of files
+        raise ValueError(
+            f"the label of a domain must be of letters, digits, '_' and '-', got {name!r}"
+        )
     if colon and not (label and domain.data_key):
         raise ValueError(
             f"domain must be a name, or that of a domain read from a folder with a label after a "

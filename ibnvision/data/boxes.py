@@ -65,12 +65,21 @@ class ClassNames:
         spellings: further name -> class.
         ignored: name -> class under whose label such objects are ignored.
         unused: further names that the set is known to hold; any other one is a problem.
+
+    Raises: ValueError for classes that differ in nothing else.
     """
 
     classes: tuple[str, ...]
     spellings: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(map(plain, self.classes))) < len(self.classes):
+            raise ValueError(
+                "classes must differ in more than case, '_', '-' and blanks, got "
+                f"{', '.join(self.classes)}"
+            )
 
     @cached_property
     def _table(self) -> dict[str, tuple[int, bool]]:

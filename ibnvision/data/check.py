@@ -50,7 +50,8 @@ def check_set(
             left = [index for index, item in enumerate(items) if item not in read]
             for index in watch(left) if left else ():
                 read[items[index]] = dataset.check(crop, [index])
-            problems = [problem for item in items for problem in read[item]]
+            # what is wrong with a file of all items is said with each of them
+            problems = list(dict.fromkeys(problem for item in items for problem in read[item]))
             yield Checked(domain, split, len(dataset), problems)
 
 

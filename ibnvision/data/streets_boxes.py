@@ -73,6 +73,10 @@ class StreetsBoxes(Dataset):
             self._boxes[scene] = boxes_of(self.streets.scene(scene))
         return self._boxes[scene]
 
+    def scene(self, index: int) -> Scene:
+        """Scene behind item `index`, with depth, boxes and camera."""
+        return self.streets.scene(self._scene(index))
+
     def _scene(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in [0, {len(self)}), got {index}")

@@ -38,6 +38,8 @@ def test_names_of_any_spelling():
     assert NAMES.label("bus") is None and NAMES.strange("bus")
     assert NAMES.words() == "car, traffic light (auto = car, van ignored as car)"
     assert ClassNames(("a", "b")).words() == "a, b"
+    with pytest.raises(ValueError, match="in more than case, '_', '-' and blanks, got bus stop, B"):
+        ClassNames(("bus stop", "Bus-Stop"))
 
 
 def test_annotation_keeps_what_counts_and_says_what_not():

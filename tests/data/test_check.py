@@ -1,6 +1,9 @@
+import copy
+
 import cv2
 import numpy as np
 import pytest
+from miniature_detection import COCO, coco
 from miniature_segmentation import acdc, cityscapes, gtav_flat, mapillary, synthia, write_grey
 
 from ibnvision.data.check import check_set
@@ -113,3 +116,12 @@ def test_camvid(tmp_path):
         cv2.imwrite(str(tmp_path / folder / "0001TP_1.png"), picture)
     found = list(check_set("camvid_dusk", tmp_path))
     assert found[1] == ("camvid_dusk", "test", 1, []) and "needs frames" in found[0].problems[0]
+
+
+def test_what_is_wrong_with_one_file_of_all_pictures_is_said_once(tmp_path):
+    content = copy.deepcopy(COCO)
+    content["annotations"][1]["id"] = 1
+    coco(tmp_path, "flat", ("test",), content=content)
+    (test,) = check_set("coco_json", tmp_path)
+    assert test.items == 3
+    assert len(test.problems) == 1 and "1 objects of an id that another one" in test.problems[0]
