@@ -118,8 +118,11 @@ def _mixed(batch: dict[str, Any]) -> list[Tensor]:
 
 
 def trainable(target: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Boxes and labels of the objects that are not to be ignored."""
-    kept = ~target["ignore"]
+    """Boxes and labels of the objects that are not to be ignored and have an area: one of next to
+    none at the border may lose it in a flip, and torchvision stops at such.
+    """
+    boxes = target["boxes"]
+    kept = ~target["ignore"] & (boxes[:, 2:] > boxes[:, :2]).all(1)
     return {key: target[key][kept] for key in ("boxes", "labels")}
 
 

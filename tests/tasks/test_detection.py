@@ -45,6 +45,17 @@ class Counting(nn.Module):
         return [{**found, "scores": torch.tensor([0.9])} for _ in images]
 
 
+def test_a_box_that_a_flip_leaves_without_area_is_not_trained_on():
+    found = target([0, 2, 1e-6, 12], [4, 4, 9, 9], labels=[1, 2])
+    image = torch.zeros(3, 16, 1000)
+    seeds = range(8)  # one of which flips
+    for seed in seeds:
+        given = {"image": [image], "target": [found], "domain": ["made"]}
+        changed = augment(given, "flip", torch.Generator().manual_seed(seed))["target"][0]
+        kept = detection.trainable(changed)
+        assert 2 in kept["labels"] and (kept["boxes"][:, 2:] > kept["boxes"][:, :2]).all()
+
+
 def test_loss_is_the_weighted_sum_without_ignored_objects():
     model = Counting().train()
     cfg = config.Config(
