@@ -82,10 +82,6 @@ class StreetsBoxes(Dataset):
             raise IndexError(f"index must lie in [0, {len(self)}), got {index}")
         return self._scenes[index]
 
-    def scene(self, index: int) -> Scene:
-        """Scene behind item `index`, with depth and camera."""
-        return self.streets.scene(self._scene(index))
-
     def picture(self, index: int) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
         """Image uint8 [H, W, 3] RGB and target of item `index`."""
         number = self._scene(index)
