@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
         out=options.out,
         corruptions=corruptions,
         severities=severities,
+        classes=trained.classes,
     )
     chosen = selection(path.name, trained.step, trained.cfg.steps)
     clean = {domain: results[domain] for domain in domains}

@@ -65,9 +65,11 @@ def evaluate(
     out: str | Path | None = None,
     corruptions: Sequence[str] = (),
     severities: Sequence[int] = (1, 2, 3, 4, 5),
+    classes: Sequence[str] | None = None,
 ) -> Results:
     """Measure `model` in fp32 on a split of each domain (default: the test domains of `cfg`), and
     under each of the corruptions at each of the severities, as the domain NAME@CORRUPTION_SEVERITY.
+    classes: those of `model`, which each domain must have; default: of the first train domain.
 
     Returns per domain what the task's metric computes, `images`, and `facts`, that is what was
     evaluated and how: protocol, label map, split, hash of the file list. With `out`, also writes
@@ -75,14 +77,15 @@ def evaluate(
     """
     task, accelerator = find_task(cfg), _start(cfg)
     names = list(cfg.test_domains if domains is None else domains)
-    classes = sets.class_names(cfg, [cfg.train_domains[0], *names])
+    source = [cfg.train_domains[0]] if classes is None else []
+    classes = sets.class_names(cfg, [*source, *names], classes)
     task.check(cfg)
     with explained(cfg):
         found = {name: sets.build(cfg, name, split) for name in names}
         for name in names if corruptions else ():
-            found |= sets.corrupted(name, found[name], corruptions, severities)
+            found |= sets.corrupted(cfg, name, found[name], corruptions, severities)
         model = model.to(accelerator.device)
-        folder = None if out is None else Path(out)
+        folder = Path(out) if out is not None and accelerator.is_main_process else None
         return _evaluate(cfg, task, model, found, split, classes, accelerator, out=folder)
 
 
@@ -158,6 +161,7 @@ def _train(cfg: Config, resume: bool, overwrite: bool) -> Path:
             _steps(cfg, task, state, accelerator, training, run, stop, evaluate_all)
         except Interrupted:
             save("last.pt")
+            accelerator.wait_for_everyone()  # torchrun ends all once the first has left
             run.print(f"stopped at step {state.step}, saved {run.path / 'last.pt'}; to go on:")
             run.print(f"  ibnvision train {run.path / 'config.toml'} resume=true")
             raise
@@ -213,6 +217,8 @@ def _steps(
     forward: Any = torch.compile(model) if cfg.compile else model
     loader = sets.loader(cfg, training, batch_sampler=order)
     batches = iter(accelerator.prepare_data_loader(loader))
+    several = accelerator.num_processes > 1
+    votes: Any = torch.distributed.new_group(backend="gloo") if several else None
     pending: list[Tensor] = []
     clock, counted = time.perf_counter(), state.step
     with StepProgress(run.console, cfg.steps, state.step) as progress:
@@ -225,9 +231,9 @@ def _steps(
                 clock += time.perf_counter() - pause
             if state.step == cfg.steps:
                 return
-            if stop.raised:
-                _settle(cfg, state, pending, run)
-                stop.check()
+            if _any(stop.raised, votes):
+                _settle(cfg, state, pending, run, accelerator)
+                raise Interrupted
             lr = learning_rate(cfg, state.step)
             state.set_rate(lr)
             pending.append(_step(cfg, task, state, accelerator, forward, batches, model).detach())
@@ -280,6 +286,17 @@ def _step(
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return total
+
+
+def _any(mine: bool, processes: Any) -> bool:
+    """Whether one of the processes says so, asked at the same step, so that all stop there and
+    none waits for one that did; None: there is one.
+    """
+    if processes is None:
+        return mine
+    vote = torch.tensor(int(mine))
+    torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MAX, group=processes)
+    return bool(vote)
 
 
 def _settle(
@@ -336,9 +353,7 @@ def _evaluate(
         metric, shown = task.new_metric(classes), 0
         single, mine = sets.evaluation_batch(task, dataset), sets.share(dataset, accelerator)
         for index, batch in enumerate(sets.loader(cfg, mine, batch_size=single)):
-            if stop:
-                stop.check()
-            if index == batches:
+            if index == batches or (stop and stop.raised):
                 break
             batch = send_to_device(batch, accelerator.device)
             given = task.evaluate(model, batch, cfg)
@@ -355,11 +370,15 @@ def _evaluate(
                 )
                 pictures.save_png(picture, overlays / f"{domain}_{shown}.png")
                 shown += 1
+        stopped = bool(stop and stop.raised)
         if accelerator.num_processes > 1:
-            states = gather_object([metric.state()])
+            states = gather_object([(metric.state(), stopped)])
             metric = task.new_metric(classes)
-            for counted in states:
+            for counted, left in states:
                 metric.merge(counted)
+                stopped = stopped or left
+        if stopped:  # here, where all processes know of it
+            raise Interrupted
         told = {**sets.facts(cfg, dataset, split), **task.facts(cfg)}
         results[domain] = {"images": told["images"], **metric.compute(), "facts": told}
         if out and hasattr(metric, "confusion"):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
@@ -97,7 +98,7 @@ def _domains(cfg: Config, given: Sequence[str] | None) -> list[str]:
     others = [domain for domain in cfg.test_domains if domain != source]
     names = [source, *others] if given is None else list(given)
     for name in names:
-        data.classes(name)  # a KeyError before anything runs
+        data.domain_of(name)  # a KeyError before anything runs
     if len(names) < 2:
         given_by = "the run has no other test domain: pass --domains" if given is None else "given"
         raise ValueError(
@@ -132,7 +133,7 @@ def _statistics(
             for batch in sets.loader(cfg, some, batch_size=batch_size):
                 seen |= dict.fromkeys(names, "it did not run")
                 images = batch["image"]
-                forward(images.to(device))
+                forward(send_to_device(images, device))
                 groups = dealt[start : start + len(images)]
                 start += len(images)
                 for name, moments in seen.items():

@@ -99,9 +99,9 @@ def _refuse_other_files(cfg: Config, domain: str, moved: str, folder: Path) -> N
     dataset: Any = sets.build(cfg, domain, "train")
     now = dataset.facts()
     differing = [
-        f"{key} ({then[key]} -> {now[key]})"
-        for key in ("split", "label_map", "images", "files_sha256")
-        if then[key] != now[key]
+        f"{key} ({then[key]} -> {now.get(key)})"
+        for key in ("split", "label_map", "images", "files_sha256", "annotations_sha256")
+        if key in then and then[key] != now.get(key)
     ]
     if differing:
         raise ValueError(

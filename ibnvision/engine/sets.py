@@ -26,12 +26,18 @@ _DRAW = 1  # tells the chance of a drawn item from that of an augmented batch
 def available(cfg: Config) -> tuple[Config, list[str]]:
     """`cfg` without the test domains that are read from a folder and were given none, and those.
 
-    Raises: KeyError for a key of `data` that names no domain and no family of domains.
+    Raises: KeyError for a key of `data` that names no domain and no family of domains, ValueError
+    for one with a label that no domain of `cfg` has.
     """
     keys = {*data.DOMAINS, *(row.data_key for row in data.DOMAINS.values() if row.data_key)}
     for key in cfg.data:
         if key.partition(":")[0] not in keys:
             raise KeyError(f"unknown data key {key!r}: {nearest(key, keys)}")
+        if ":" in key and key not in (*cfg.train_domains, *cfg.test_domains):
+            raise ValueError(
+                f"data key {key!r} must be a domain of the run, which has {list(cfg.train_domains)}"
+                f" and the test_domains {list(cfg.test_domains)}: add it to these"
+            )
     missing = [
         name for name in cfg.test_domains if data.key_of(name) and not data.root_of(name, cfg.data)
     ]
@@ -60,11 +66,25 @@ def build(cfg: Config, domain: str, split: str) -> Dataset:
 
 
 def corrupted(
-    domain: str, dataset: Dataset, corruptions: Sequence[str], severities: Sequence[int]
+    cfg: Config,
+    domain: str,
+    dataset: Dataset,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
 ) -> dict[str, Dataset]:
-    """DOMAIN@CORRUPTION_SEVERITY -> the set under that corruption."""
+    """DOMAIN@CORRUPTION_SEVERITY -> the set under that corruption.
+
+    Raises: ValueError in dehazing, whose images are the answer, and where a protocol shows images
+    of another size than their labels.
+    """
     from ibnvision.data.corrupted import Corrupted  # which imports OpenCV
 
+    if cfg.task == "dehazing":
+        raise ValueError("corruptions must be left out in dehazing: they need labels or boxes")
+    if getattr(dataset, "protocol", "native") != "native":
+        raise ValueError(
+            f"corruptions must come with protocol native, got {cfg.protocol!r} for {domain}"
+        )
     return {
         f"{domain}@{name}_{severity}": Corrupted(dataset, name, severity)
         for name in corruptions
@@ -189,8 +209,8 @@ def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
 def training_facts(training: Any) -> dict[str, dict[str, Any]]:
     """By domain what is stored of a set of labelled pictures that is trained on."""
     found = {d.domain: d.facts() for d in training.datasets if hasattr(d, "facts")}
-    kept = ("label_map", "split", "images", "files_sha256", "notes")
-    return {domain: {key: row[key] for key in kept} for domain, row in found.items()}
+    kept = ("label_map", "split", "images", "files_sha256", "annotations_sha256", "notes")
+    return {domain: {k: row[k] for k in kept if k in row} for domain, row in found.items()}
 
 
 def image_size(training: Dataset) -> list[int]:
@@ -199,14 +219,17 @@ def image_size(training: Dataset) -> list[int]:
     return [int(n) for n in training[first]["image"].shape[1:]]
 
 
-def class_names(cfg: Config, domains: Sequence[str]) -> tuple[str, ...]:
-    """The one class list that all domains share.
+def class_names(
+    cfg: Config, domains: Sequence[str], trained: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """The one class list that all domains share; trained: that of a model, which it must be.
 
     Raises: KeyError for an unknown domain; ValueError for one of another task than `cfg.task`, or
     where the lists differ.
     """
     lists = {domain: data.classes(domain, data.root_of(domain, cfg.data)) for domain in domains}
-    first = lists[domains[0]]
+    first = lists[domains[0]] if trained is None else tuple(trained)
+    owner = domains[0] if trained is None else "the trained model"
     for domain, found in lists.items():
         task = data.domain_of(domain).task
         if task != cfg.task:
@@ -217,7 +240,7 @@ def class_names(cfg: Config, domains: Sequence[str]) -> tuple[str, ...]:
             )
         if found != first:
             raise ValueError(
-                f"all domains of a run must share one class list: {domains[0]} has {list(first)}, "
+                f"all domains of a run must share one class list: {owner} has {list(first)}, "
                 f"{domain} has {list(found)}"
             )
     return tuple(first)

@@ -88,7 +88,8 @@ def learning_rate(cfg: Config, step: int) -> float:
 def parameter_groups(model: nn.Module, cfg: Config) -> list[dict[str, Any]]:
     """Parameters with their factor of the learning rate; ValueError for a model without backbone.
 
-    A backbone is a child module `backbone`, wherever it stands.
+    A backbone is a child module `backbone`, wherever it stands; of a detector's, which holds the
+    pyramid too, its `body`.
     """
     parameters = list(model.parameters())
     if cfg.backbone_lr == 1:
@@ -99,7 +100,7 @@ def parameter_groups(model: nn.Module, cfg: Config) -> list[dict[str, Any]]:
             f"backbone_lr must be 1 for a model without backbone, got {cfg.backbone_lr} for "
             f"{cfg.model}"
         )
-    slow = {id(p): p for p in inner[0].parameters()}
+    slow = {id(p): p for p in getattr(inner[0], "body", inner[0]).parameters()}
     rest = [p for p in parameters if id(p) not in slow]
     return [
         {"params": list(slow.values()), "factor": cfg.backbone_lr},

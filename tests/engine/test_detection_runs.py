@@ -15,6 +15,7 @@ from same_run import assert_same_run, interrupt_at, losses_of, rows_of
 from ibnvision import cli, config, data, engine
 from ibnvision.engine import checkpoint, sets
 from ibnvision.engine.predict import detect_function, load_trained
+from ibnvision.engine.state import parameter_groups
 from ibnvision.tasks import detection
 
 SMALL = (
@@ -101,6 +102,49 @@ def test_a_folder_with_a_label_is_a_domain_of_its_own(trained, folders):
         data.domain_of("coco_jsn:x")
     with pytest.raises(ValueError, match=r"--data coco_json:else=DIR"):
         data.build_domain("coco_json:else", "test")
+    for name in ("coco_json:a/b", "coco_json:a@b", "coco_json:a.b", "coco_json:a:b"):
+        with pytest.raises(ValueError, match=f"letters, digits, '_' and '-', got '{name}'"):
+            data.domain_of(name)
+    cfg = config.Config(
+        train_domains=("coco_json",), data={"coco_json": "/x", "coco_json:fog": "/y"}
+    )
+    with pytest.raises(ValueError, match=r"data key 'coco_json:fog' must be a domain of the run"):
+        sets.available(cfg)
+
+
+def test_a_set_of_other_classes_is_refused_though_the_run_had_that_name(
+    trained, tmp_path, folders, capsys
+):
+    """Ids in another order would be other classes of the network."""
+    content = copy.deepcopy(mini.COCO)
+    names = [row["name"] for row in content["categories"]]
+    for row, name in zip(content["categories"], reversed(names), strict=True):
+        row["name"] = name
+    other = mini.coco(tmp_path / "other", "flat", ("test",), content=content)
+    words = ["eval", str(trained), "--domains", "coco_json"]
+    assert cli.main([*words, "--data", f"coco_json={other}"]) == 2
+    said = capsys.readouterr().err
+    assert "must share one class list: the trained model has ['car', 'dog'" in said
+    words = ["eval", str(trained), "--domains", "coco_json:away"]  # its source is not needed
+    assert cli.main([*words, "--data", "coco_json=/nowhere"]) == 0
+
+
+def test_a_backbone_without_its_pyramid_learns_at_its_own_rate():
+    cfg = config.load("det_streets_tiny", [*SMALL, "backbone_lr=0.1"])
+    model = engine.build_model(cfg, 4)
+    slow, rest = parameter_groups(model, cfg)
+    assert slow["factor"] == 0.1 and rest["factor"] == 1
+    assert list(map(id, slow["params"])) == list(map(id, model.backbone.body.parameters()))
+    assert {id(p) for p in model.backbone.fpn.parameters()} <= {id(p) for p in rest["params"]}
+
+
+def test_features_of_a_detector_are_compared_between_domains(trained, folders, tmp_path):
+    words = ["analyze", str(trained), "--images", "2", "--out", str(tmp_path / "found")]
+    assert cli.main(words) == 0
+    report = json.loads((tmp_path / "found" / "divergence.json").read_text())
+    assert (report["source"], report["targets"]) == ("coco_json", ["coco_json:away"])
+    (run,) = report["runs"].values()
+    assert any("layer1" in name for name in run["layers"])
 
 
 def streets(detector, out, **changes):

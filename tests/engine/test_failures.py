@@ -4,14 +4,16 @@ import dataclasses
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from colour_toy import Toy
+from colour_toy import CLASSES, Toy, small_network
 from torch.utils.data import ConcatDataset
 
 from ibnvision import engine
 from ibnvision.engine import checkpoint
+from ibnvision.engine.progress import Interrupted, StopRequest
 from ibnvision.tasks import segmentation
 
 
@@ -121,3 +123,25 @@ def test_device_must_exist(cfg):
         pytest.skip("a CUDA device is present")
     with pytest.raises(ValueError, match="device is cuda, but torch sees no CUDA device"):
         engine.train(dataclasses.replace(cfg, device="cuda"))
+
+
+def test_processes_stop_together(cfg, monkeypatch):
+    """One that was told to stop may not leave the others waiting for it."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        group = torch.distributed.new_group(backend="gloo")
+        assert engine._any(True, group) and not engine._any(False, group)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert engine._any(True, None) and not engine._any(False, None)
+    monkeypatch.setattr(engine, "broadcast", lambda values: values)
+    others = [True]
+    monkeypatch.setattr(engine, "gather_object", lambda s: [*s, *((s[0][0], o) for o in others)])
+    two = SimpleNamespace(num_processes=2, process_index=0, device=torch.device("cpu"))
+    found = {"toy_day": engine.sets.build(cfg, "toy_day", "val")}
+    words = (cfg, segmentation, small_network("", num_classes=len(CLASSES)), found, "val", CLASSES)
+    with pytest.raises(Interrupted):
+        engine._evaluate(*words, two, stop=StopRequest())
+    others.clear()
+    assert list(engine._evaluate(*words, two, stop=StopRequest())) == ["toy_day"]

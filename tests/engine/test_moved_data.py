@@ -7,9 +7,11 @@ from pathlib import Path
 import miniature_segmentation as mini
 import pytest
 from colour_toy import small_network
+from miniature_detection import coco
 from same_run import assert_same_run, interrupt_at
 
 from ibnvision import config, engine
+from ibnvision.engine import checkpoint, run_folder, sets
 from ibnvision.tasks import segmentation
 
 
@@ -80,3 +82,22 @@ def test_a_set_without_a_hash_may_not_move(stopped):
     path.write_text(json.dumps(facts | {"training": {}}))
     with pytest.raises(ValueError, match=r"has moved, and .*env\.json holds no hash of its files"):
         engine.train(stopped, resume=True)
+
+
+def test_boxes_of_a_moved_set_may_not_change(tmp_path):
+    cfg = config.Config(
+        task="detection", name="moved", train_domains=("coco_json",), out=str(tmp_path / "runs")
+    )
+    folder = tmp_path / "runs" / "detection" / "moved"
+    folder.mkdir(parents=True)
+    there = dataclasses.replace(cfg, data={"coco_json": str(coco(tmp_path / "old"))})
+    facts = sets.training_facts(sets.training_set(there))
+    (folder / "env.json").write_text(json.dumps({"training": facts}))
+    checkpoint.save(folder / "last.pt", {"config": config.to_dict(there)})
+    (tmp_path / "old").rename(tmp_path / "new")
+    here = dataclasses.replace(cfg, data={"coco_json": str(tmp_path / "new")})
+    assert run_folder.claim(here, resume=True, overwrite=False)
+    (path,) = (tmp_path / "new").rglob("*train*.json")
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(ValueError, match="changed: annotations_sha256"):
+        run_folder.claim(here, resume=True, overwrite=False)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from miniature_segmentation import image_mask_folder
 from torch import nn
 
 from ibnvision import cli, config, engine
 from ibnvision.data.corruptions import CORRUPTIONS, IMAGENET_C
+from ibnvision.engine import sets
 from ibnvision.engine.robustness import (
     check_severities,
     corruptions_of,
@@ -99,3 +101,25 @@ def test_eval_prints_and_stores_what_is_kept(tmp_path, monkeypatch, capsys):
     assert "kept, % (rPC)" in capsys.readouterr().out
     assert cli.main(["eval", run, "--severities", "2"]) == 2
     assert "--severities needs --corruptions" in capsys.readouterr().err
+
+
+def test_what_has_no_labels_of_its_images_is_refused_at_once(tmp_path):
+    model, asked = Brightness(), {"corruptions": ["snow"], "severities": [1]}
+    cfg = config.Config(task="dehazing", preset="tiny", train_domains=("haze",), threads=1)
+    with pytest.raises(ValueError, match="corruptions must be left out in dehazing"):
+        engine.evaluate(cfg, model, domains=["haze"], **asked)
+    image_mask_folder(tmp_path)
+    data = {"image_mask_folder": str(tmp_path)}
+    cfg = config.Config(train_domains=("image_mask_folder",), data=data, protocol="half", threads=1)
+    with pytest.raises(ValueError, match="must come with protocol native, got 'half' for image_m"):
+        engine.evaluate(cfg, model, domains=["image_mask_folder"], **asked)
+
+
+def test_fog_by_depth_on_streets_with_boxes():
+    dataset = sets.build(config.Config(preset="tiny"), "streets_day_boxes", "test")
+    cfg = config.Config(task="detection", preset="tiny")
+    (foggy,) = sets.corrupted(cfg, "streets_day_boxes", dataset, ["fog_depth"], [5]).values()
+    clear, seen = dataset[1], foggy[1]
+    assert (dataset.scene(1).depth.shape) == clear["image"].shape[1:]
+    assert seen["image"].std() < clear["image"].std()
+    assert torch.equal(seen["target"]["boxes"], clear["target"]["boxes"])
