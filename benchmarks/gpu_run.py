@@ -1,8 +1,8 @@
 """Build for the present device, then run stages, each with a time limit and a file of its own.
 
-Files in DIR, appended to: tests, sanitize, ops, attention, models, restoration, segmentation and
-profile .jsonl, and log.txt. A machine may hold one stage only, so each can be run alone; a build of
-the same sources is used again.
+Files in DIR, appended to: tests, sanitize, ops, attention, models, restoration, segmentation,
+detector and profile .jsonl, and log.txt. A machine may hold one stage only, so each can be run
+alone; a build of the same sources is used again.
 """
 
 import argparse
@@ -22,7 +22,16 @@ from typing import TextIO
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"build+test": "tests"} | {
     name: name
-    for name in ("sanitize", "ops", "attention", "models", "restoration", "segmentation", "profile")
+    for name in (
+        "sanitize",
+        "ops",
+        "attention",
+        "models",
+        "restoration",
+        "segmentation",
+        "detector",
+        "profile",
+    )
 }  # stage -> file
 SOURCES = ("csrc", "ibnvision", "configs", "setup.py", "CMakeLists.txt", "pyproject.toml")
 LIMIT_S, BUILD_LIMIT_S, TIMED_OUT = 540, 180, 124
@@ -114,7 +123,7 @@ def command_of(stage: str, args: argparse.Namespace, build_s: float) -> list[str
     """The process that runs a stage and appends to its file."""
     common = ["--device", args.device, "--out", str(args.out / f"{STAGES[stage]}.jsonl")]
     common += ["--commit", args.commit] + ["--quick"] * args.quick
-    if stage in ("attention", "models", "restoration", "segmentation"):
+    if stage in ("attention", "models", "restoration", "segmentation", "detector"):
         return [sys.executable, "-P", "-m", "ibnvision", "benchmark", stage, *common]
     if stage == "ops":
         limits = ["--compile-minutes", str(COMPILE_MINUTES)]

@@ -7,7 +7,7 @@ inside one) is a hypothesis here; a difference counts where Student's 95 % inter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import measure, record, scores
+from . import paired, record, scores
 
 AUGMENTED = " + jitter"
 NORMS = ("IBN-a", "IBN-b", "ISW")
@@ -29,14 +29,10 @@ def differences(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for row, rival in pairs([r["name"] for r in results["rows"]]):
         for column in COLUMNS:
-            a, b = (summary.get(n, {}).get(column, {}).get("values", {}) for n in (row, rival))
-            values = [a[seed] - b[seed] for seed in a if seed in b]
-            if not values:
-                continue
-            cell = {"row": row, "rival": rival, "column": column, "n": len(values)}
-            cell |= {"mean": sum(values) / len(values), "ahead": sum(v > 0 for v in values)}
-            interval = measure.t_interval(values)
-            found.append(cell | ({"low": interval[0], "high": interval[1]} if interval else {}))
+            apart = paired.difference(summary, row, rival, column)
+            if apart:
+                head = {"row": row, "rival": rival, "column": column, "mean": apart.pop("value")}
+                found.append(head | apart)
     return found
 
 

@@ -6,7 +6,6 @@ reuses finished runs and goes on with interrupted ones. Leaves results.json, tab
 records.jsonl, pictures, the runs, and dehazer.pt, which `ibnvision dehaze` finds.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,24 +15,26 @@ from typing import Any
 import torch
 
 from ibnvision import config
-from ibnvision.config import to_dict
-from ibnvision.ops import kernel_report
 
 from . import dehazing_pictures as pictures
-from . import dehazing_rows, record, run_arguments, scores, targets
+from . import dehazing_rows, paired, record, run_arguments, targets
 from . import dehazing_scores as words
-from .run_results import leave_weights, rows_of
+from .run_results import (
+    batch_words,
+    cell_records,
+    found_by_row,
+    leave_weights,
+    results_of,
+    summary_of,
+    write,
+)
 from .runs import (
     Job,
     Outcome,
     Row,
     State,
     announce,
-    dataset_of,
-    fingerprints,
     plan_rows,
-    protocol_of,
-    roles_of,
     run_jobs,
     speaker,
 )
@@ -72,9 +73,8 @@ def collect(
 ) -> dict[str, Any]:
     """results.json: everything that table, pictures and records are made from."""
     cfg = jobs[0].cfg
-    roles, prints = roles_of(cfg), fingerprints(cfg)
-    rows = rows_of(jobs, outcome, state, config_name)
-    found = {row["name"]: {run["seed"]: run["found"] for run in row["runs"]} for row in rows}
+    results = results_of(jobs, outcome, state, config_name, common)
+    roles, rows = results["roles"], results["rows"]
     ours = next(row["runs"] for row in rows if row["name"] == words.FULL)
     gated = {
         run["seed"]: behind
@@ -86,18 +86,9 @@ def collect(
         name: {0: dehazing_rows.measured(cfg, list(roles), restore)}
         for name, restore in dehazing_rows.untrained(patch).items()
     }
-    every = {**untrained, **found, words.GATED: gated}
-    return {
-        "environment": common,
-        "config": to_dict(cfg),
-        "config_name": config_name,
-        "roles": roles,
-        "images": {d: len(dataset_of(cfg, d, "test")) for d in roles},
-        "fingerprints": prints,
-        "protocol": protocol_of(prints, *(j.cfg for j in jobs if j.seed == jobs[0].seed)),
+    every = {**untrained, **found_by_row(rows), words.GATED: gated}
+    return results | {
         "selection": SELECTION,
-        "ops": kernel_report(),
-        "rows": rows,
         "untrained": untrained,
         "prior_patch": patch,
         "gated": gated,
@@ -106,40 +97,27 @@ def collect(
             for j in jobs
             if j.seed == jobs[0].seed
         },
-        "summary": {name: _summary(every, field, roles) for field, name in FIELDS.items()},
+        "summary": {name: summary_of(every, field, roles) for field, name in FIELDS.items()},
     }
-
-
-def _summary(
-    every: Mapping[str, Mapping[int, Any]], field: str, roles: scores.Roles
-) -> scores.Summary:
-    runs = {
-        name: {seed: {d: r[field] for d, r in found.items()} for seed, found in by_seed.items()}
-        for name, by_seed in every.items()
-        if by_seed
-    }
-    return scores.summarize(runs, roles)
 
 
 def records_of(results: Mapping[str, Any], common: record.Record) -> list[record.Record]:
     """One record per cell of the tables, and per number that a target judges."""
     cfg, roles, summary = results["config"], results["roles"], results["summary"]
     common = common | {"threads": 1, "protocol": results["protocol"], "dtype": "fp32"}
-    common |= {"selection": results["selection"], "training": _training(cfg)}
+    common |= {
+        "selection": results["selection"],
+        "training": f"{cfg['steps']} steps of {batch_words(cfg, 'crops')}",
+    }
     common |= {"prior_patch": results["prior_patch"]}
     columns = words.columns(roles)
     found: list[record.Record] = []
     for metric, rows in summary.items():
-        unit = {"unit": "dB"} if metric == words.PSNR else {}
-        for row, cells in rows.items():
-            for column in (c for c in columns if c in cells):
-                cell = dict(cells[column])
-                head = {"metric": metric, "model": row, "column": column} | unit
-                role = roles.get(column, "source" if column == scores.SOURCE else "derived")
-                found.append(head | {"value": cell.pop("mean"), "role": role} | cell)
+        head = {"metric": metric} | ({"unit": "dB"} if metric == words.PSNR else {})
+        found += cell_records(rows, roles, columns, head)
     for rival in words.PARTS:
         for column in columns:
-            apart = words.paired(summary[words.PSNR], rival, column)
+            apart = paired.difference(summary[words.PSNR], words.FULL, rival, column)
             head = {"metric": words.DIFFERENCE, "model": words.FULL, "rival": rival, "unit": "dB"}
             found += [head | {"column": column} | apart] if apart else []
     found += _gate_records(results)
@@ -167,11 +145,6 @@ def _gate_records(results: Mapping[str, Any]) -> list[record.Record]:
         head |= {"value": means["weight"], "untouched_pct": means["untouched_pct"]}
         found.append(head | {"worst_db": min(r["worst_db"] for r in rows)})
     return found
-
-
-def _training(cfg: Mapping[str, Any]) -> str:
-    size = "x".join(map(str, cfg["size"])) or f"{cfg['preset']}-sized"
-    return f"{cfg['steps']} steps of {cfg['batch_size']} crops of {size}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -202,7 +175,8 @@ def main(argv: Sequence[str]) -> int:
     if dehazer:
         results["pictures"] = pictures.write(dehazer, out / "pictures")
     results["wall_s"] = time.perf_counter() - begin
-    found = _write(results, common, out)
+    found = records_of(results, common)
+    write(results, found, words.block(found), out)
     if args.record:
         record.append(Path(args.record), found)
     print(f"\n{words.block(found)}\n\n{targets.verdict(found)}")
@@ -211,13 +185,3 @@ def main(argv: Sequence[str]) -> int:
     print(f"pictures    {out / 'pictures'}")
     print(f"dehazer     {dehazer or f'none: no seed of {words.FULL} finished'}")
     return 1 if outcome.failed else 0
-
-
-def _write(results: Mapping[str, Any], common: record.Record, out: Path) -> list[record.Record]:
-    """Leave results.json, table.md and records.jsonl; returns the records."""
-    found = records_of(results, common)
-    record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
-    record.replace_file(out / "table.md", words.block(found) + "\n")
-    (out / "records.jsonl").unlink(missing_ok=True)
-    record.append(out / "records.jsonl", found)
-    return found

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import measure, record, scores
+from . import paired, record, scores
 
 Records = Sequence[record.Record]
 Cells = dict[tuple[str, str], record.Record]
@@ -44,18 +44,6 @@ def short(column: str) -> str:
     """A column's name in a table head."""
     names = {scores.SOURCE: "haze", "haze_none": "clear in"}
     return names.get(column, column.removeprefix("haze_").replace("_", " "))
-
-
-def paired(summary: scores.Summary, rival: str, column: str) -> dict[str, Any] | None:
-    """DEA-Net minus rival over the seeds that both have: value, n, ahead, low and high (n >= 3)."""
-    ours, theirs = (summary.get(n, {}).get(column, {}).get("values", {}) for n in (FULL, rival))
-    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    if not differences:
-        return None
-    found: dict[str, Any] = {"value": sum(differences) / len(differences), "n": len(differences)}
-    found["ahead"] = sum(d > 0 for d in differences)
-    interval = measure.t_interval(differences)
-    return found | (dict(zip(("low", "high"), interval, strict=True)) if interval else {})
 
 
 def block(records: Records) -> str:
@@ -110,7 +98,7 @@ def _differences(records: Records) -> str:
         return ""
     found = {(r["rival"], r["column"]): r for r in records if r["metric"] == DIFFERENCE}
     rows = [
-        [f"{FULL} minus {rival}", *(_signed(found.get((rival, c))) for c in names)]
+        [f"{FULL} minus {rival}", *(paired.signed(found.get((rival, c))) for c in names)]
         for rival in dict.fromkeys(rival for rival, _ in found)
     ]
     return record.table(["paired over seeds, dB", *map(short, names)], rows)
@@ -132,13 +120,6 @@ def _headline(records: Records) -> str:
     return f"{text}."
 
 
-def _signed(r: Mapping[str, Any] | None) -> str:
-    if r is None:
-        return "-"
-    interval = f" ({r['low']:+.2f} to {r['high']:+.2f})" if "low" in r else ""
-    return f"{r['value']:+.2f}{interval}"
-
-
 def _parts(records: Records) -> list[str]:
     """For each part of the network a paragraph about what the differences show."""
     texts = []
@@ -150,26 +131,11 @@ def _parts(records: Records) -> list[str]:
 
 
 def _shown(part: str, found: Records) -> str:
-    n, judged = found[0]["n"], [r for r in found if "low" in r]
-    if not judged:
-        seeds = "1 seed gives" if n == 1 else f"{n} seeds give"
-        return f"{part}: {seeds} no interval, so nothing is shown about it."
-    helps, harms = (
-        ", ".join(short(r["column"]) for r in judged if sign * r[end] > 0)
-        for sign, end in ((1, "low"), (-1, "high"))
-    )
-    between = [r for r in judged if r["low"] <= 0 <= r["high"]]
-    text = f"{part}, {FULL} minus the network without it over {n} seeds. "
-    text += f"Shown to help on: {helps or 'none'}. Shown to harm on: {harms or 'none'}. "
-    if between:
-        text += f"Nothing is shown on {', '.join(short(r['column']) for r in between)}: "
-        text += "there the 95 % interval holds 0. "
-    home = next((r for r in judged if r["column"] == scores.SOURCE), judged[0])
-    half = (home["high"] - home["low"]) / 2
-    text += f"On {short(home['column'])} a difference had to exceed {half:.2f} dB to show, since "
-    text += f"{n} seeds give an interval of {measure.t_quantile(n - 1):.1f} standard errors to "
-    text += f"either side; {len(judged)} columns are looked at without correction, and that of a "
-    return text + "photograph speaks of trainings, not of photographs."
+    text = paired.shown(found, short, "dB")
+    if not any("low" in r for r in found):
+        return f"{part}: {text}"
+    head = f"{part}, {FULL} minus the network without it over {found[0]['n']} seeds."
+    return f"{head} {text}, and that of a photograph speaks of trainings, not of photographs."
 
 
 def _unlearned(records: Records) -> str:

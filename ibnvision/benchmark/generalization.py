@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from ibnvision import data, engine
-from ibnvision.config import Config, to_dict
+from ibnvision.config import Config
 from ibnvision.data.shifts import APPEARANCE_HASH
 from ibnvision.methods.whitening import InstanceWhitening
 from ibnvision.metrics import ABSENT_RULE
-from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
+from ibnvision.ops import reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
 from . import comparisons, measure, pictures, record, report, run_arguments, scores, targets
-from .run_results import leave_weights, rows_of
+from .run_results import leave_weights, results_of
 from .runs import (
     FULL_ROWS,
     ROWS,
@@ -35,10 +35,7 @@ from .runs import (
     State,
     announce,
     dataset_of,
-    fingerprints,
     plan,
-    protocol_of,
-    roles_of,
     run_jobs,
     speaker,
 )
@@ -131,33 +128,26 @@ def collect(
     jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
 ) -> dict[str, Any]:
     """results.json: everything that table, page and records are made from."""
-    roles = roles_of(jobs[0].cfg)
+    results = results_of(jobs, outcome, state, config_name, common)
     first = [job for job in jobs if job.seed == jobs[0].seed]
-    prints = fingerprints(jobs[0].cfg)
-    rows = rows_of(jobs, outcome, state, config_name)
-    for row, job in zip(rows, first, strict=True):
+    for row, job in zip(results["rows"], first, strict=True):
         row["augment"] = job.cfg.augment
         for run in row["runs"]:
             found = run.pop("found")
             run["scores"] = {d: r["miou_pct"] for d, r in found.items()}
             run["iou"] = {d: r["iou_pct"] for d, r in found.items()}
-    by_seed = {r["name"]: {run["seed"]: run["scores"] for run in r["runs"]} for r in rows}
-    return {
-        "environment": common,
-        "config": to_dict(jobs[0].cfg),
-        "config_name": config_name,
+    by_seed = {
+        row["name"]: {run["seed"]: run["scores"] for run in row["runs"]} for row in results["rows"]
+    }
+    return results | {
         "classes": list(data.classes(jobs[0].cfg.train_domains[0])),
-        "roles": roles,
-        "images": {d: len(dataset_of(jobs[0].cfg, d, "test")) for d in roles},
-        "fingerprints": prints,
         "recipe": APPEARANCE_HASH,
-        "protocol": protocol_of(prints, *(job.cfg for job in first)),
         "selection": SELECTION,
         "absent_rule": ABSENT_RULE,
         "dropped_seeds": outcome.dropped,
-        "ops": kernel_report(),
-        "rows": rows,
-        "summary": scores.summarize({name: runs for name, runs in by_seed.items() if runs}, roles),
+        "summary": scores.summarize(
+            {name: runs for name, runs in by_seed.items() if runs}, results["roles"]
+        ),
     }
 
 

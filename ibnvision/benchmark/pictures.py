@@ -1,4 +1,7 @@
-"""Pictures of the generalization benchmark: scores, curves, classes, predictions."""
+"""Pictures of the generalization benchmark: scores, curves, classes, predictions.
+
+What another benchmark draws too is public.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -39,7 +42,8 @@ def write(results: Results, folder: Path) -> dict[str, Any]:
         "curves": "curves.png",
         "classes": "classes.png",
     }
-    save(_scores(results), folder / names["scores"])
+    figure = score_bars(results["summary"], results["roles"], "mIoU %")
+    save(figure, folder / names["scores"])
     save(_curves(results, rows), folder / names["curves"])
     save(_classes(results, rows), folder / names["classes"])
     trained = {
@@ -85,9 +89,8 @@ def _bars(
     clean(axes)
 
 
-def _scores(results: Results) -> Figure:
-    """mIoU per domain and row, with the spread over seeds; the target mean stands out."""
-    summary, roles = results["summary"], results["roles"]
+def score_bars(summary: scores.Summary, roles: scores.Roles, unit: str) -> Figure:
+    """Score per domain and row, with the spread over seeds; the target mean stands out."""
     shown = [c for c in scores.columns(roles) if c not in (scores.WORST, scores.GAP)]
 
     def values(row: str, field: str) -> list[float]:
@@ -101,7 +104,7 @@ def _scores(results: Results) -> Figure:
     if scores.MEAN in shown:
         place = shown.index(scores.MEAN)
         axes.axvspan(place - 0.5, place + 0.5, color="#eef2ff", zorder=0)
-    axes.set_ylabel("mIoU %")
+    axes.set_ylabel(unit)
     axes.legend(fontsize=8, ncols=4, frameon=False, loc="upper right")
     return figure
 

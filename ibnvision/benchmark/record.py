@@ -21,6 +21,8 @@ Record = dict[str, Any]
 BENCHES = (
     "attention",
     "dehazing",
+    "detection",
+    "detector",
     "generalization",
     "lambda_converter",
     "models",

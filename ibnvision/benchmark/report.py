@@ -18,15 +18,16 @@ from . import (
     attention,
     comparisons,
     dehazing_scores,
+    detection_scores,
     lambda_converter,
     models,
+    network_cost,
     op_tables,
     record,
     resolution_pictures,
     resolution_scores,
     restoration,
     scores,
-    segmentation,
     targets,
 )
 
@@ -285,11 +286,13 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("ops", "op", op_tables.tables),
         ("models", "model", models.tables),
         ("restoration", "", restoration.tables),
-        ("segmentation", "", segmentation.tables),
+        ("segmentation", "", network_cost.tables),
+        ("detector", "", network_cost.tables),
         ("attention", "", attention.tables),
         ("lambda_converter", "", lambda_converter.tables),
         ("generalization", "study", _cells),
         ("dehazing", "", dehazing_scores.block),
+        ("detection", "", detection_scores.block),
         ("resolution", "", resolution_scores.block),
     ):
         kinds = sorted(

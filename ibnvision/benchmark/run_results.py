@@ -1,12 +1,90 @@
-"""What the trainings of a benchmark left, for its results.json."""
+"""What the trainings of a benchmark left, for its results.json, and the files made from that."""
 
+import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .runs import Job, Outcome, State, final_scores
+from ibnvision.config import to_dict
+from ibnvision.ops import kernel_report
+
+from . import record, scores
+from .runs import (
+    Job,
+    Outcome,
+    State,
+    dataset_of,
+    final_scores,
+    fingerprints,
+    protocol_of,
+    roles_of,
+)
+
+Found = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Any]]]]
+
+
+def results_of(
+    jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
+) -> dict[str, Any]:
+    """What every results.json holds: where, by which configs and data, and the rows."""
+    cfg = jobs[0].cfg
+    roles, prints = roles_of(cfg), fingerprints(cfg)
+    return {
+        "environment": common,
+        "config": to_dict(cfg),
+        "config_name": config_name,
+        "roles": roles,
+        "images": {d: len(dataset_of(cfg, d, "test")) for d in roles},
+        "fingerprints": prints,
+        "protocol": protocol_of(prints, *(j.cfg for j in jobs if j.seed == jobs[0].seed)),
+        "ops": kernel_report(),
+        "rows": rows_of(jobs, outcome, state, config_name),
+    }
+
+
+def found_by_row(rows: Sequence[Mapping[str, Any]]) -> Found:
+    """Row -> seed -> domain -> the metric's fields, from `rows_of`."""
+    return {row["name"]: {run["seed"]: run["found"] for run in row["runs"]} for row in rows}
+
+
+def summary_of(found: Found, field: str, roles: scores.Roles) -> scores.Summary:
+    """`scores.summarize` of one field of the metric; rows without a run are left out."""
+    runs = {
+        name: {seed: {d: r[field] for d, r in domains.items()} for seed, domains in runs.items()}
+        for name, runs in found.items()
+        if runs
+    }
+    return scores.summarize(runs, roles)
+
+
+def batch_words(cfg: Mapping[str, Any], seen: str) -> str:
+    """What a step of training sees, from the config of a results.json; seen: name of its parts."""
+    size = "x".join(map(str, cfg["size"])) or f"{cfg['preset']}-sized"
+    return f"{cfg['batch_size']} {seen} of {size}"
+
+
+def cell_records(
+    summary: scores.Summary, roles: scores.Roles, columns: Sequence[str], head: record.Record
+) -> list[record.Record]:
+    """A record of each cell; head: what all of them share, as metric and unit."""
+    found = []
+    for row, cells in summary.items():
+        for column in (c for c in columns if c in cells):
+            cell = dict(cells[column])
+            role = roles.get(column, "source" if column == scores.SOURCE else "derived")
+            place = {"model": row, "column": column, "role": role}
+            found.append(head | place | {"value": cell.pop("mean")} | cell)
+    return found
+
+
+def write(results: Mapping[str, Any], found: Sequence[record.Record], text: str, out: Path) -> None:
+    """Leave results.json, table.md and records.jsonl in the folder `out`."""
+    record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
+    record.replace_file(out / "table.md", text + "\n")
+    (out / "records.jsonl").unlink(missing_ok=True)
+    record.append(out / "records.jsonl", found)
 
 
 def rows_of(

@@ -90,11 +90,15 @@ class Job:
 
 
 def roles_of(cfg: Config) -> dict[str, str]:
-    """Domain -> source, target, stress or real, of everything that `cfg` trains on or tests."""
+    """Domain -> source, target, stress or real, of everything that `cfg` trains on or tests.
+
+    A network that was trained on real frames has real targets, with no role of their own.
+    """
     roles = dict.fromkeys(cfg.train_domains, "source")
+    drawn = not any(data.domain_of(name).data_key for name in cfg.train_domains)
     for name in cfg.test_domains:
         domain = data.domain_of(name)
-        real = domain.data_key or name.startswith(PHOTOGRAPHS)
+        real = drawn and (domain.data_key or name.startswith(PHOTOGRAPHS))
         roles.setdefault(name, "stress" if domain.stress else "real" if real else "target")
     return roles
 
@@ -109,7 +113,8 @@ def fingerprints(cfg: Config) -> dict[str, str]:
 def dataset_of(cfg: Config, domain: str, split: str, limit: int | None = None) -> Any:
     root = data.root_of(domain, cfg.data)
     size: Any = tuple(cfg.size) or None
-    return data.build_domain(domain, split, preset=cfg.preset, root=root, size=size, limit=limit)
+    how: dict[str, Any] = {"preset": cfg.preset, "size": size, "empty": cfg.empty_images}
+    return data.build_domain(domain, split, root=root, limit=limit, **how)
 
 
 def digest(*parts: Any) -> str:

@@ -85,7 +85,7 @@ def summarize(
 
 def short(domain: str) -> str:
     """A domain's name in a table head."""
-    return domain.removeprefix("streets_").replace("camvid_", "CamVid ")
+    return domain.removeprefix("streets_").removesuffix("_boxes").replace("camvid_", "CamVid ")
 
 
 def cell_text(cell: Mapping[str, Any] | None) -> str:

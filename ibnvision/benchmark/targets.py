@@ -230,21 +230,25 @@ def _restoration_targets() -> Iterable[Target]:
     yield Target("restoration", text, 1.2, True, "x", value)
 
 
-def _segmentation_targets() -> Iterable[Target]:
-    """DeepLabV3+ on ResNet-50 with IBN-b."""
-    name = "DeepLabV3+ on resnet50_ibn_b"
-    for part in ("training step", "inference"):
-        for form in ("nchw", "channels_last"):
-            where = {"format": form, "pass": part}
-            text = f"CPU {part} of {name}, {form}"
-            value = stored("recovered", "cpu", **where)
-            yield Target("segmentation", f"{text}: recovered share", 60, True, "%", value)
-            value = stored("times faster than fallback", "cpu", **where)
-            yield Target("segmentation", f"{text}: times fallback", 1, True, "x", value)
-    step = f"GPU training step of {name}, bf16, 768 px, batch 8"
-    for rival, bar in (("fallback", 1.2), ("compiled fallback", 1.05)):
-        value = stored(f"times faster than {rival}", "cuda", **{"pass": "training step"})
-        yield Target("segmentation", f"{step}: times {rival}", bar, True, "x", value)
+def _network_targets() -> Iterable[Target]:
+    """A segmenter and a detector on ResNet-50 with IBN-b; bars of the GPU by rival."""
+    for bench, kind, gpu, bars in (
+        ("segmentation", "DeepLabV3+", "768 px", {"fallback": 1.2, "compiled fallback": 1.05}),
+        ("detector", "Faster R-CNN", "640 px", {"fallback": 1.15}),
+    ):
+        name = f"{kind} on resnet50_ibn_b"
+        for part in ("training step", "inference"):
+            for form in ("nchw", "channels_last"):
+                where = {"format": form, "pass": part}
+                text = f"CPU {part} of {name}, {form}"
+                value = stored("recovered", "cpu", **where)
+                yield Target(bench, f"{text}: recovered share", 60, True, "%", value)
+                value = stored("times faster than fallback", "cpu", **where)
+                yield Target(bench, f"{text}: times fallback", 1, True, "x", value)
+        step = f"GPU training step of {name}, bf16, {gpu}, batch 8"
+        for rival, bar in bars.items():
+            value = stored(f"times faster than {rival}", "cuda", **{"pass": "training step"})
+            yield Target(bench, f"{step}: times {rival}", bar, True, "x", value)
 
 
 def _attention_targets() -> Iterable[Target]:
@@ -330,7 +334,7 @@ def _resolution_targets() -> Iterable[Target]:
 TARGETS = (
     *_cpu_targets(),
     *_restoration_targets(),
-    *_segmentation_targets(),
+    *_network_targets(),
     *_attention_targets(),
     *_cuda_targets(),
     *_generalization_targets(),

@@ -17,6 +17,8 @@ _BENCHMARKS = (
     "attention",
     "corruptions",
     "dehazing",
+    "detection",
+    "detector",
     "generalization",
     "lambda_converter",
     "models",

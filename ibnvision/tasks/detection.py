@@ -46,6 +46,9 @@ def check(cfg: Any) -> None:
     detector = cfg.model_args.get("detector", "faster_rcnn")
     losses = LOSSES[known("model_args.detector", detector, LOSSES)]
     losses += CONSISTENCY_LOSSES if cfg.model_args.get("consistency") else ()
+    for name in LOSSES:
+        if not isinstance(cfg.model_args.get(name, {}), dict):
+            raise TypeError(f"model_args.{name} must be a table, got {cfg.model_args[name]!r}")
     for key, value in cfg.loss_args.items():
         known(f"loss_args key of {detector}", key, losses)
         if type(value) not in (int, float):
@@ -84,16 +87,26 @@ def build_model(
     `args` go there; unknown names are its errors. num_classes: without background. min_size 0, a
     number for configs: images keep their size. restorer: a restoration network in front of it, see
     `detection_network.restorer_in_front`. consistency: a name in CONSISTENCY there, a loss that
-    holds what is said of an image and of the same one under `oa_mix` together; "" for none.
+    holds what is said of an image and of the same one under `oa_mix` together; "" for none. `args` may hold
+    a table for each detector, see `chosen`.
     """
     from ibnvision.models import create_detector
 
+    args = chosen(args)
     if args.get("min_size") == 0:
         args["min_size"] = None
     network = create_detector(name, num_classes=num_classes, mean=mean, std=std, **args)
     if consistency:
         network = TwoViews(network, consistency)
     return restorer_in_front(network, restorer) if restorer else network
+
+
+def chosen(args: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a model without the tables that are named after detectors, but with what that of
+    its own detector holds: one config for all of them, `model_args.detector=fcos` chooses.
+    """
+    own = args.get(args.get("detector", "faster_rcnn"), {})
+    return {key: value for key, value in args.items() if key not in LOSSES} | own
 
 
 def compute_loss(model: nn.Module, batch: dict[str, Any], cfg: Any) -> Tensor:
@@ -139,8 +152,9 @@ def evaluate(model: nn.Module, batch: dict[str, Any], cfg: Any) -> tuple[list, l
 def facts(cfg: Any) -> dict[str, Any]:
     """At which size the detector sees an image, and which of its boxes it keeps."""
     kept = ("min_size", "max_size", "score_thresh", "nms_thresh", "detections_per_img")
-    given = {key: cfg.model_args[key] for key in kept if key in cfg.model_args}
-    return {"detector": cfg.model_args.get("detector", "faster_rcnn"), **given}
+    args = chosen(cfg.model_args)
+    given = {key: args[key] for key in kept if key in args}
+    return {"detector": args.get("detector", "faster_rcnn"), **given}
 
 
 def new_metric(classes: Sequence[str]) -> DetectionMetric:

@@ -4,7 +4,15 @@ from functools import lru_cache
 import pytest
 
 from ibnvision import config
-from ibnvision.benchmark import dehazing, dehazing_pictures, record, report, runs, targets
+from ibnvision.benchmark import (
+    dehazing,
+    dehazing_pictures,
+    record,
+    report,
+    run_results,
+    runs,
+    targets,
+)
 from ibnvision.benchmark import dehazing_scores as words
 
 ROLES = {
@@ -76,7 +84,8 @@ def results(seeds: int = 3) -> dict:
         "protocol": "0123456789abcdef0123",
         "selection": dehazing.SELECTION,
         "summary": {
-            name: dehazing._summary(every, field, ROLES) for field, name in dehazing.FIELDS.items()
+            name: run_results.summary_of(every, field, ROLES)
+            for field, name in dehazing.FIELDS.items()
         },
     }
 

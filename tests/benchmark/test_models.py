@@ -12,6 +12,28 @@ def test_recovered_share_by_hand():
     assert models.recovered(slow, fast, floor) == pytest.approx(80.0)
 
 
+def test_recovered_share_is_unbiased_and_less_scattered_than_of_plain_medians():
+    """Repetitions of a busy machine: a level that all share, and bursts that hit one alone."""
+    rng = np.random.default_rng(0)
+    truth = np.array([10.0, 8.8, 8.0])  # of 60 %
+
+    def of_medians(*samples):
+        slow, fast, floor = map(np.median, samples)
+        return 100 * (slow - fast) / (slow - floor)
+
+    found = []
+    for _ in range(400):
+        level = np.exp(0.15 * rng.standard_normal(11))
+        own = 1 + rng.exponential(0.02, (3, 11)) + 0.3 * (rng.random((3, 11)) < 0.05)
+        samples = truth[:, None] * level * own
+        found.append((models.recovered(*samples), of_medians(*samples)))
+    ours, plain = np.array(found).T
+    assert np.median(ours) == pytest.approx(60, abs=1)
+    assert np.mean(ours) == pytest.approx(60, abs=2)
+    widths = [np.subtract(*np.quantile(values, [0.975, 0.025])) for values in (ours, plain)]
+    assert widths[0] < 0.5 * widths[1]
+
+
 def test_derived_numbers_have_intervals_and_skip_what_is_missing():
     rng = np.random.default_rng(0)
     samples = {"fallback": 10 + rng.normal(0, 0.1, 9), "timm": 8 + rng.normal(0, 0.1, 9)}

@@ -5,16 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from ibnvision.benchmark import models, record, segmentation
+from ibnvision.benchmark import network_cost, record, segmentation
 
-SMALL = segmentation.Setup(
-    "resnet18_ibn_b", "resnet18", segmentation.TRAINING, 64, 2, "cpu", "channels_last", "fp32"
+SUBJECT = segmentation.SUBJECT
+SMALL = network_cost.Setup(
+    "resnet18_ibn_b", "resnet18", network_cost.TRAINING, 64, 2, "cpu", "channels_last", "fp32"
 )
 
 
 def test_bare_segmenter_keeps_the_convolutions_of_ours_and_nothing_else():
-    ours = SMALL.network(SMALL.model)
-    bare = models.strip(SMALL.network(SMALL.plain, fused=False))
+    ours = SUBJECT.network(SMALL, SMALL.model)
+    bare = SUBJECT.bare(SMALL)
 
     def shapes(model):
         return sorted(tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Conv2d))
@@ -30,34 +31,36 @@ def test_bare_segmenter_keeps_the_convolutions_of_ours_and_nothing_else():
 def test_ours_leaves_no_norm_unfused():
     """A ReLU that stands behind a norm by itself would cost what the kernel is there to save."""
     unfused = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.ReLU)
-    named = SMALL.network(SMALL.model).named_modules()
+    named = SUBJECT.network(SMALL, SMALL.model).named_modules()
     # a fused norm keeps its activation as the child "act"
     plain = [n for n, m in named if type(m) in unfused and not n.endswith(".act")]
     assert plain == []
 
 
 def test_the_steps_compute_the_same_loss():
-    calls, _ = segmentation.variants(SMALL, compiled=False)
+    calls, _ = network_cost.variants(SUBJECT, SMALL, compiled=False)
     assert {"fallback", "plain", "bare"} <= set(calls)
     for call in calls.values():
         call()  # forward, backward and step run through
 
 
 def test_inference_measures_folding_and_kernels_apart():
-    setup = dataclasses.replace(SMALL, part=segmentation.INFERENCE)
-    calls, skipped = segmentation.variants(setup, compiled=False)
+    setup = dataclasses.replace(SMALL, part=network_cost.INFERENCE)
+    calls, skipped = network_cost.variants(SUBJECT, setup, compiled=False)
     every = {"fallback", "plain", "bare", "folded fallback", "kernel", "unfolded"}
     assert set(calls) | set(skipped) == every
     assert set(skipped) <= {"kernel", "unfolded"}
-    folded, x = setup.folded(), torch.randn(1, 3, 64, 64)
+    folded, x = SUBJECT.folded(setup), torch.randn(1, 3, 64, 64)
     assert not [n for n, m in folded.named_modules() if is_run(n) and isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
-        torch.testing.assert_close(folded(x), setup.network(setup.model)(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            folded(x), SUBJECT.network(setup, setup.model)(x), rtol=1e-4, atol=1e-4
+        )
     samples = {
         k: np.full(9, float(v))
         for k, v in dict(zip(sorted(every), (5, 10, 8, 4, 9, 7), strict=True)).items()
     }
-    found = {f["metric"]: f["value"] for f in segmentation.derived(samples)}
+    found = {f["metric"]: f["value"] for f in network_cost.derived(samples)}
     # bare 5, fallback 10, folded fallback 8, kernel 4, plain 9, unfolded 7
     assert found["recovered"] == pytest.approx(120)
     assert found["recovered by folding alone"] == pytest.approx(40)
@@ -76,7 +79,7 @@ def test_derived_numbers():
     samples = {
         k: v + rng.normal(0, 0.01, 9) for k, v in dict(fallback=10, kernel=6, bare=5).items()
     }
-    found = {f["metric"]: f["value"] for f in segmentation.derived(samples)}
+    found = {f["metric"]: f["value"] for f in network_cost.derived(samples)}
     assert found["recovered"] == pytest.approx(80, abs=1)
     assert found["times faster than fallback"] == pytest.approx(10 / 6, abs=0.02)
     assert "times faster than plain" not in found
@@ -87,6 +90,6 @@ def test_quick_run_end_to_end(tmp_path, capsys):
     assert segmentation.main(["--quick", "--repeats", "3", "--out", str(path)]) == 0
     records = record.read(path)
     assert {r["format"] for r in records} == {"nchw", "channels_last"}
-    assert {r["pass"] for r in records} == {segmentation.TRAINING, segmentation.INFERENCE}
+    assert {r["pass"] for r in records} == {network_cost.TRAINING, network_cost.INFERENCE}
     assert all(r["quick"] for r in records)
     assert "recovered" in capsys.readouterr().out

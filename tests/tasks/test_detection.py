@@ -81,6 +81,18 @@ def test_evaluate_gives_every_image_its_prediction_and_whole_target():
     assert targets[0]["boxes"].shape == (2, 4) and "ignore" in targets[0]
 
 
+def test_a_table_of_a_detector_holds_for_it_alone():
+    args = {"fpn_channels": 64, "fcos": {"score_thresh": 0.1}, "faster_rcnn": {"fpn_channels": 32}}
+    assert detection.chosen(args) == {"fpn_channels": 32}
+    fcos = args | {"detector": "fcos"}
+    assert detection.chosen(fcos) == {"detector": "fcos", "fpn_channels": 64, "score_thresh": 0.1}
+    cfg = config.Config(task="detection", model_args=fcos)
+    detection.check(cfg)
+    assert detection.facts(cfg) == {"detector": "fcos", "score_thresh": 0.1}
+    with pytest.raises(TypeError, match="model_args.fcos must be a table, got 3"):
+        detection.check(config.Config(task="detection", model_args={"fcos": 3}))
+
+
 def test_collate_keeps_sizes():
     items = [
         {"image": torch.zeros(3, 4, side), "target": target(), "domain": "made"} for side in (5, 6)

@@ -1,0 +1,152 @@
+"""Does IBN help a detector that saw one domain?   ibnvision benchmark detection
+
+Rows Faster R-CNN and FCOS on ResNet-18, each with batch norm, IBN-a and IBN-b; every row and seed
+is a training of its own, in its own process with one thread. A row whose detector did not learn its
+source, or is lost in every other domain, is marked and counts for nothing. A restart reuses
+finished runs and goes on with interrupted ones. Leaves results.json, table.md, records.jsonl,
+pictures, the runs, and detector.pt, which `ibnvision detect` finds.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ibnvision import config, metrics
+
+from . import detection_pictures as pictures
+from . import detection_scores as words
+from . import paired, record, run_arguments, scores, targets
+from .run_results import (
+    batch_words,
+    cell_records,
+    found_by_row,
+    leave_weights,
+    results_of,
+    summary_of,
+    write,
+)
+from .runs import Job, Outcome, Row, State, announce, plan_rows, run_jobs, speaker
+
+CONFIGS = {"tiny": "det_streets_tiny", "quick": "streets_detect"}
+SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
+STEPS = {"faster_rcnn": 1.0, "fcos": 2.0}  # times those of the config: FCOS learns more slowly
+ROWS = tuple(
+    Row(name, (f"model_args.detector={detector}", f"model_args.backbone_args.ibn={ibn}"))
+    for name, detector, ibn in words.rows()
+)
+_LENGTHS = ("steps", "eval_every")
+SELECTION = (
+    "Scores are those of the last checkpoint after a fixed number of steps: nothing is selected, "
+    "and every hyper-parameter was chosen on the source's validation split."
+)
+FIELDS = {"ap50_pct": words.AP50, "ap_pct": words.AP, "voc_ap50_pct": words.VOC}  # -> recorded
+FACTS = ("images_without_objects", "objects", "ignored_objects", "files_sha256", "split")
+
+
+def plan(config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
+    """All trainings, seed by seed, tested on the source and on the config's test domains.
+
+    A detector has STEPS times the steps of the config, between evaluations too.
+    """
+    base = config.load(config_name, overrides)
+    tests = [*dict.fromkeys([*base.train_domains, *base.test_domains])]
+    rows = []
+    for row, (_, detector, _) in zip(ROWS, words.rows(), strict=True):
+        longer = [f"{key}={round(STEPS[detector] * getattr(base, key))}" for key in _LENGTHS]
+        rows.append(Row(row.name, (*row.overrides, *longer)))
+    return plan_rows(rows, tests, config_name, seeds, overrides, out)
+
+
+def collect(
+    jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
+) -> dict[str, Any]:
+    """results.json: everything that table, pictures and records are made from."""
+    results = results_of(jobs, outcome, state, config_name, common)
+    found, roles = found_by_row(results["rows"]), results["roles"]
+    summary = {name: summary_of(found, field, roles) for field, name in FIELDS.items()}
+    first = next(domains for runs in found.values() for domains in runs.values())
+    return results | {
+        "selection": SELECTION,
+        "steps": {job.row.name: job.cfg.steps for job in jobs},
+        "rules": metrics.rules(FIELDS),
+        "sets": {domain: row["facts"] for domain, row in first.items()},
+        "summary": summary,
+        "not_converged": {
+            row: words.shortfall(cells, roles) for row, cells in summary[words.AP50].items()
+        },
+    }
+
+
+def records_of(results: Mapping[str, Any], common: record.Record) -> list[record.Record]:
+    """One record per cell of the tables, per test set and per difference of rows that count."""
+    roles, summary, why = results["roles"], results["summary"], results["not_converged"]
+    common = common | {"threads": 1, "dtype": "fp32"} | results["rules"]
+    common |= {key: results[key] for key in ("protocol", "selection", "config_name")}
+    common |= {"training": batch_words(results["config"], "pictures")}
+    found: list[record.Record] = []
+    for metric, rows in summary.items():
+        head = {"metric": metric, "unit": "%"}
+        cells = cell_records(rows, roles, scores.columns(roles), head)
+        for cell in cells:
+            row = cell["model"]
+            found.append(cell | {"not_converged": why[row], "steps": results["steps"][row]})
+    for row, rival in words.pairs([row for row, lost in why.items() if not lost]):
+        for column in words.compared(roles):
+            apart = paired.difference(summary[words.AP50], row, rival, column)
+            head = {"metric": words.DIFFERENCE, "model": row, "rival": rival, "unit": "AP50 points"}
+            found += [head | {"column": column} | apart] if apart else []
+    for row in results["rows"]:
+        if spent := words.minutes(row["runs"]):
+            found.append({"metric": words.TRAINING, "model": row["name"]} | spent)
+    for domain, facts in results["sets"].items():
+        head = {"metric": words.SET, "column": domain, "role": roles[domain]}
+        told = {key: facts[key] for key in FACTS if key in facts}
+        found.append(head | {"value": facts["images"], "n": 1} | told)
+    return [common | fields for fields in found]
+
+
+def preferred(results: Mapping[str, Any]) -> list[str]:
+    """The rows whose weights are left for use: IBN-b first, those that count before the others."""
+    names = [
+        f"{detector} {norm}"
+        for norm in (*words.NORMS[::-1], words.BASE)
+        for detector in words.DETECTORS
+    ]
+    return sorted(names, key=lambda name: bool(results["not_converged"].get(name, "none")))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; 0, or 1 when a training failed."""
+    parser = run_arguments.parser("detection", __doc__, CONFIGS)
+    args = run_arguments.parse(parser, argv, SEEDS)
+    begin = time.perf_counter()
+    out = Path(args.out or f"runs/detection_{args.preset}")
+    torch.set_num_threads(1)
+    config_name = args.config or CONFIGS[args.preset]
+    jobs = plan(config_name, args.seeds, args.overrides, out)
+    common = announce("detection", argv, args, jobs, out)
+    say = speaker(begin)
+    state = State(out)
+    outcome = run_jobs(jobs, config_name, state, workers=args.workers, say=say, begin=begin)
+    if not outcome.done:
+        print("no training finished", file=sys.stderr)
+        return 1
+    results = collect(jobs, outcome, state, config_name, common)
+    say("pictures")
+    results["pictures"] = pictures.write(results, out / "pictures")
+    detector = leave_weights(results, preferred(results), out / "detector.pt")
+    results["wall_s"] = time.perf_counter() - begin
+    found = records_of(results, common)
+    write(results, found, words.block(found), out)
+    if args.record:
+        record.append(Path(args.record), found)
+    print(f"\n{words.block(found)}\n\n{targets.verdict(found)}")
+    print(f"\ndone in {results['wall_s']:.0f} s")
+    print(f"table       {out / 'table.md'}")
+    print(f"pictures    {out / 'pictures'}")
+    print(f"detector    {detector}")
+    return 1 if outcome.failed else 0
