@@ -1,7 +1,8 @@
 """Training and evaluation: two plain loops over accelerate, in one process or many (torchrun).
 
-On a CPU a run is decided by its config bit for bit, interrupted and resumed or not. Beside the
-results, see `run_folder` for the records that a run leaves and `checkpoint` for its files.
+On a CPU a run is decided by its config bit for bit, interrupted and resumed or not; of many
+processes a resumed one goes on with the random numbers of the first. Beside the results, see
+`run_folder` for the records that a run leaves and `checkpoint` for its files.
 """
 
 import contextlib
