@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import DOMAINS, build_domain, splits
+from . import DOMAINS, build_domain, domain_of, splits
 from .names import known
 
 
@@ -25,7 +25,8 @@ def check_set(
     watch: Callable[[Sequence[int]], Iterable[int]] = iter,
     read: dict[tuple, list[str]] | None = None,
 ) -> Iterator[Checked]:
-    """Every split of the domain `name`, or of all that `--data NAME=DIR` serves.
+    """Every split of the domain `name`, or of all that `--data NAME=DIR` serves, under a label of
+    one's own too.
 
     size: also report pairs of hazy and clear pictures smaller than such a crop (height, width) in
     splits for training. watch: is handed the indices before they are read, to show progress; files
@@ -33,12 +34,14 @@ def check_set(
     read: a dict that calls share, so that this holds between them too. Raises KeyError for an
     unknown name.
     """
+    base, colon, label = name.partition(":")
     real = {domain: row for domain, row in DOMAINS.items() if row.data_key}
-    known("set", name, [*real, *(row.data_key for row in real.values())])
+    known("set", base, [*real, *(row.data_key for row in real.values())])
     read = {} if read is None else read  # item -> its problems
-    for domain, row in real.items():
-        if domain != name and (name in real or row.data_key != name):
+    for single, row in real.items():
+        if single != base and (base in real or row.data_key != base):
             continue
+        domain = f"{single}{colon}{label}"
         for split in _splits(domain, root):
             try:
                 dataset: Any = build_domain(domain, split, root=root)
@@ -68,4 +71,4 @@ def _splits(domain: str, root: str | Path) -> tuple[str, ...]:
     try:
         return splits(domain, root)
     except OSError:
-        return DOMAINS[domain].splits
+        return domain_of(domain).splits

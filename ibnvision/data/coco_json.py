@@ -81,8 +81,8 @@ def splits(root: str | Path) -> tuple[str, ...]:
     """
     root = Path(root).expanduser()
     named = tuple(split for split in SPLITS if _named(root, split))
-    if not named:
-        _files(root, "test")
+    if not named and not _flat(root):
+        raise _nothing(root, *SPLITS)
     return named or ("test",)
 
 
@@ -135,16 +135,24 @@ def _named(root: Path, split: str) -> list[Path]:
 def _files(root: Path, split: str) -> list[Path]:
     found = _named(root, split)
     if not found and not any(_named(root, name) for name in SPLITS):
-        found = [path for file in FLAT for path in matching(root, file)]
+        found = _flat(root)
     if not found:
-        names = "{" + ",".join(SPLITS[split]) + "}"
-        flat = f", or {' or '.join(FLAT)} there (a test set)" if split == "test" else ""
-        raise FileNotFoundError(
-            f"no boxes of COCO's format ({split}) in {str(root)!r}: looked for annotations/"
-            f"instances_{names}*.json and {names}/{{{','.join(FLAT)}}}{flat}, in any case; "
-            f"{contents(root)}"
-        )
+        raise _nothing(root, split)
     return found
+
+
+def _flat(root: Path) -> list[Path]:
+    return [path for file in FLAT for path in matching(root, file)]
+
+
+def _nothing(root: Path, *splits: str) -> FileNotFoundError:
+    names = "{" + ",".join(name for split in splits for name in SPLITS[split]) + "}"
+    files = "{" + ",".join(FLAT) + "}"
+    flat = f", or {files} there (a test set)" if "test" in splits else ""
+    return FileNotFoundError(
+        f"no boxes of COCO's format ({', '.join(splits)}) in {str(root)!r}: looked for annotations/"
+        f"instances_{names}*.json and {names}/{files}{flat}, in any case; {contents(root)}"
+    )
 
 
 def _folder(root: Path, path: Path, content: Content) -> Path:

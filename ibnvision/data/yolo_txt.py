@@ -132,7 +132,8 @@ def _annotation(record: Record, names: ClassNames) -> Annotation:
         except ValueError as error:
             problems.append(f"{where}, line {number + 1}: {error}: left out")
     found = annotation(rows, names, where)
-    return found._replace(problems=[*problems, *found.problems])
+    bad = {"lines that cannot be read": len(problems)} if problems else {}
+    return found._replace(left_out={**found.left_out, **bad}, problems=[*problems, *found.problems])
 
 
 def _row(line: str, classes: tuple[str, ...], width: int, height: int) -> Row:

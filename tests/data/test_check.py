@@ -48,6 +48,8 @@ def test_a_key_stands_for_all_its_domains_and_a_wrong_folder_is_a_problem(tmp_pa
     assert outdoor.items == 0 and "no SOTS outdoor (test) in" in outdoor.problems[0]
     assert [found.domain for found in check_set("sots_indoor", tmp_path)] == ["sots_indoor"]
     assert [found.domain for found in check_set("o_haze", tmp_path)] == ["o_haze"]
+    labelled = [found.domain for found in check_set("sots:mine", tmp_path)]
+    assert labelled == ["sots_indoor:mine", "sots_outdoor:mine"]
     with pytest.raises(
         KeyError,
         match="unknown set 'sts'; did you mean '.*known: camvid_day, .*gtav, .*sots_indoor",

@@ -12,6 +12,8 @@ from ibnvision.data import (
     build_domain,
     classes,
     color_mask,
+    domain_of,
+    key_of,
     palette,
     root_of,
     splits,
@@ -66,13 +68,13 @@ def test_domains_of_detection():
     }
     assert splits("sim10k") == ("train",) and splits("rtts_boxes") == ("test",)
     assert classes("rtts_boxes") == ("person", "bicycle", "car", "bus", "motorbike")
-    own = [
-        f"{name}{end}" for name in ("coco_json", "voc_xml", "yolo_txt") for end in ("", "_target")
-    ]
-    for name in own:
-        assert DOMAINS[name].data_key == name and DOMAINS[name].task == "detection"
-        with pytest.raises(ValueError, match=f"{name} is read from a folder"):
-            splits(name)
+    for own in ("coco_json", "voc_xml", "yolo_txt"):
+        for name in (own, f"{own}:target"):
+            assert key_of(name) == name and domain_of(name).task == "detection"
+            with pytest.raises(
+                ValueError, match=f"{name} is read from a folder.*--data {name}=DIR"
+            ):
+                splits(name)
 
 
 @pytest.mark.parametrize("name", DOMAIN_SHIFTS)

@@ -94,6 +94,8 @@ def test_problems_are_sentences_that_name_the_line(tmp_path):
     assert "the class must be 0 to 1, got 2" in problems[1] and "got 0.5" in problems[2]
     assert "has a box without extent" in problems[5] and "ends outside the picture" in problems[6]
     assert len(problems) == 7 and len(data[0]["target"]["boxes"]) == 2
+    left_out = {"boxes without extent": 1, "lines that cannot be read": 5}
+    assert data.facts()["left_out"] == left_out
 
 
 def test_misfit_folders(tmp_path):
