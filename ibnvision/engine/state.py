@@ -63,7 +63,13 @@ def _restorer_of(restorer: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             "model_args.restorer.weights must name the checkpoint of a dehazing run, got none"
         )
-    saved = checkpoint.load(restorer["weights"])
+    try:
+        saved = checkpoint.load(restorer["weights"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}: model_args.restorer.weights must be the checkpoint of a dehazing run; train "
+            "one first (ibnvision train streets_dehaze), or name another"
+        ) from None
     if saved["task"] != "dehazing":
         raise ValueError(
             f"model_args.restorer.weights must be of the task dehazing, {restorer['weights']} is "

@@ -22,8 +22,9 @@ def test_lists_choose_and_order(tmp_path, above):
     assert [record.image.stem for record in train.records] == ["a_10", "a_1"]
     assert [record.image.stem for record in build(tmp_path, "val").records] == ["a_2"]
     assert train.facts()["split"] == "train, your list train.txt"
-    with pytest.raises(FileNotFoundError, match=r"no boxes of VOC's format \(test\)"):
-        build(tmp_path, "test")
+    tested = build(tmp_path, "test")
+    assert [record.image.stem for record in tested.records] == ["a_2"]
+    assert tested.facts()["split"] == "val, as there is no test split, your list val.txt"
 
 
 def test_pixels_count_from_one_and_the_last_is_included(tmp_path):

@@ -246,7 +246,9 @@ def test_a_restorer_from_a_run_stands_in_front(tmp_path, monkeypatch, quick_pict
     words = ["train", "streets_dehaze_detect", "preset=tiny", "size=[48,64]", *SMALL[:2], "steps=1"]
     words += ["model_args.detector=fcos", "batch_size=2", "threads=1", "warmup=0", "eval_every=0"]
     assert cli.main(words) == 2
-    assert "no checkpoint runs/dehazing/streets_dehaze/last.pt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no checkpoint runs/dehazing/streets_dehaze/last.pt: model_args.restorer" in said
+    assert "train one first (ibnvision train streets_dehaze)" in said
     words += [f"model_args.restorer.weights={restored}", "model_args.restorer.gate=[0.2,0.3]"]
     assert cli.main(words) == 0
     trained = load_trained("runs/detection/streets_dehaze_detect/last.pt")
