@@ -87,8 +87,8 @@ def build_model(
     `args` go there; unknown names are its errors. num_classes: without background. min_size 0, a
     number for configs: images keep their size. restorer: a restoration network in front of it, see
     `detection_network.restorer_in_front`. consistency: a name in CONSISTENCY there, a loss that
-    holds what is said of an image and of the same one under `oa_mix` together; "" for none. `args` may hold
-    a table for each detector, see `chosen`.
+    holds what is said of an image and of the same one under `oa_mix` together; "" for none. `args`
+    may hold a table for each detector, see `chosen`.
     """
     from ibnvision.models import create_detector
 
