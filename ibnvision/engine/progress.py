@@ -126,7 +126,7 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Group
     tables = []
     for begin in range(0, max(len(scores), 1), _ABREAST):
         table = Table(title=None if begin else title)
-        table.add_column("domain", no_wrap=True)
+        table.add_column("domain", no_wrap=bool(beside), overflow="fold")
         part = scores[begin : begin + _ABREAST]
         for key in part:  # a narrow terminal breaks the names of classes, if there are any
             table.add_column(heading(key), justify="right", style="bold", no_wrap=bool(names))
