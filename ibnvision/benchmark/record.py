@@ -20,6 +20,7 @@ from . import measure
 Record = dict[str, Any]
 BENCHES = (
     "attention",
+    "corruptions",
     "dehazing",
     "detection",
     "detector",

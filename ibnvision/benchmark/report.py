@@ -17,6 +17,7 @@ from ibnvision import data
 from . import (
     attention,
     comparisons,
+    corruptions,
     dehazing_scores,
     detection_scores,
     lambda_converter,
@@ -293,6 +294,7 @@ def readme_tables(records: Sequence[record.Record]) -> dict[str, str]:
         ("generalization", "study", _cells),
         ("dehazing", "", dehazing_scores.block),
         ("detection", "", detection_scores.block),
+        ("corruptions", "", corruptions.tables),
         ("resolution", "", resolution_scores.block),
     ):
         kinds = sorted(

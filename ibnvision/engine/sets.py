@@ -20,6 +20,8 @@ from ibnvision.tasks import Task
 from .state import find_task
 
 _TILE = 1024  # pixels of a side, of the grid whose tiles are searched for classes
+_SETTLING = ("coco_json", "voc_xml")  # domains whose classes a file of one's own may set
+_SETTLED = "; a classes.txt of the same names, one a line, in each folder settles it"
 _DRAW = 1  # tells the chance of a drawn item from that of an augmented batch
 
 
@@ -241,7 +243,7 @@ def class_names(
         if found != first:
             raise ValueError(
                 f"all domains of a run must share one class list: {owner} has {list(first)}, "
-                f"{domain} has {list(found)}"
+                f"{domain} has {list(found)}{_SETTLED if domain.startswith(_SETTLING) else ''}"
             )
     return tuple(first)
 
