@@ -19,13 +19,13 @@ PyTorch, and unfolded, ours with kernels as it was trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ibnvision.config import Config
 from ibnvision.models import create_detector
 from ibnvision.tasks import TASKS
 
@@ -33,18 +33,12 @@ from . import network_cost
 from .network_cost import Setup
 
 CLASSES = 80
+SETTINGS = Config(task="detection")  # of the loss: each part counts once
 OBJECTS = 8  # in each picture
 LIGHT = {"box_batch_size_per_image": 128, "rpn_post_nms_top_n_test": 300}  # on a CPU
 BACKGROUND = (
     5.0  # added to its drawn logit: then some hundred boxes of a picture pass the threshold
 )
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """The part of a config that the task's loss reads."""
-
-    loss_args: dict[str, Any] = field(default_factory=dict)
 
 
 def network(backbone: str, setup: Setup, **options: Any) -> nn.Module:
@@ -101,9 +95,9 @@ SUBJECT = network_cost.Subject(
     "Faster R-CNN",
     make=network,
     batch=batch,
-    loss=lambda model, given: TASKS["detection"].compute_loss(model, given, _Loss()),
+    loss=lambda model, given: TASKS["detection"].compute_loss(model, given, SETTINGS),
     infer=lambda model, given: model(given["image"]),
-    sizes=((32, 2), (640, 8), (192, 2)),
+    sizes=((32, 2), (640, 8), (160, 2)),
     core=lambda model: model.backbone,
 )
 

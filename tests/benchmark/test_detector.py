@@ -8,6 +8,12 @@ from ibnvision.ops import reference_ops
 SUBJECT = detector.SUBJECT
 
 
+@pytest.fixture(autouse=True)
+def few_boxes(monkeypatch):
+    few = {"box_batch_size_per_image": 16, "rpn_post_nms_top_n_test": 40}
+    monkeypatch.setattr(detector, "LIGHT", few)
+
+
 def setup(part: str) -> network_cost.Setup:
     return network_cost.Setup("resnet18_ibn_b", "resnet18", part, 32, 2, "cpu", "nchw", "fp32")
 
