@@ -128,7 +128,7 @@ def test_black_and_white_stay_within_bounds(name):
         assert torch.isfinite(y).all() and 0 <= y.min() and y.max() <= 1
 
 
-@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_devices_agree(name):
     x = photo()
