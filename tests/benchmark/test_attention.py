@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from ibnvision.benchmark import attention, record, targets
@@ -39,6 +40,7 @@ def test_cases_hold_what_the_targets_judge():
     assert {c.dtype for c in gpu} == {"bf16"} and {c.side for c in gpu} == {64, 128}
 
 
+@pytest.mark.slow
 def test_quick_run_is_recorded_and_judges_nothing(tmp_path, capsys):
     path = tmp_path / "attention.jsonl"
     arguments = ["--quick", "--no-compile", "--repeats", "1", "--out", str(path)]

@@ -107,6 +107,7 @@ def test_targets_judge_both_parts_and_formats_and_the_gpu():
     assert "640 px, batch 8: times fallback" in step and ">= 1.15 x" in step
 
 
+@pytest.mark.slow
 def test_quick_run_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(network_cost, "FORMATS", {"nchw": torch.contiguous_format})
     path = tmp_path / "detector.jsonl"

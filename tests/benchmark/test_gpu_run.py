@@ -154,6 +154,7 @@ def test_gpu_tests_stand_where_few_packages_are_needed(stages):
     assert rooms - {"benchmark"} <= {*stages.FLOORS, "conftest.py"} and "ops" in rooms
 
 
+@pytest.mark.slow
 def test_gpu_tests_are_collected_without_the_packages_such_a_machine_lacks(stages):
     absent = "cv2 segmentation_models_pytorch faster_coco_eval accelerate rich torchmetrics"
     code = f"""

@@ -79,6 +79,7 @@ def test_a_long_call_is_not_warmed_up_before_each_sample(monkeypatch):
     assert counts == {"long": 2 + 3, "short": 2 + 6}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_kept_memory_is_not_faulted_in_again():
     """64 MiB written forty times; how often the heap grows before it serves all is chance."""

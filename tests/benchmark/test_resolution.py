@@ -164,6 +164,7 @@ def finished(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_verb_leaves_its_files(finished):
     kept = record.read(finished / "kept.jsonl")
     assert all(r["quick"] for r in kept) and len({r["run"] for r in kept}) <= 2

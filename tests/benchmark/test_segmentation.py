@@ -85,6 +85,7 @@ def test_derived_numbers():
     assert "times faster than plain" not in found
 
 
+@pytest.mark.slow
 def test_quick_run_end_to_end(tmp_path, capsys):
     path = tmp_path / "segmentation.jsonl"
     assert segmentation.main(["--quick", "--repeats", "3", "--out", str(path)]) == 0

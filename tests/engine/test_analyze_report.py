@@ -41,6 +41,7 @@ def error_of(capsys, *words):
     return text
 
 
+@pytest.mark.slow
 def test_two_runs_from_the_command_line(runs, tmp_path, capsys):
     assert cli.main(["analyze", str(runs / "none"), str(runs / "a" / "last.pt")]) == 0
     text = capsys.readouterr().out

@@ -93,9 +93,11 @@ def test_a_run_leaves_what_it_promises_and_learns(cfg, tmp_path):
 @pytest.mark.parametrize(
     ("target", "call", "changes"),
     [
-        ("compute_loss", 2, {}),
-        ("compute_loss", 5, {"workers": 2}),
-        ("predict", 10, {"workers": 2, "ema": 0.9}),  # inside the evaluation of step 3
+        pytest.param("compute_loss", 2, {}, marks=pytest.mark.slow),
+        pytest.param("compute_loss", 5, {"workers": 2}, marks=pytest.mark.slow),
+        pytest.param(  # inside the evaluation of step 3
+            "predict", 10, {"workers": 2, "ema": 0.9}, marks=pytest.mark.slow
+        ),
         ("compute_loss", 9, {"ema": 0.9, "grad_accum": 2, "augment": "flip"}),
     ],
 )
@@ -172,6 +174,7 @@ def test_every_switch_trains(cfg, changes):
     assert all(value.dtype == torch.float32 for value in model.values())
 
 
+@pytest.mark.slow
 def test_adam_decays_in_the_gradient_and_adamw_beside_it(cfg):
     folders = {
         (kind, decay): engine.train(

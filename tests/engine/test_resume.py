@@ -15,7 +15,13 @@ from ibnvision.engine import checkpoint
 from ibnvision.tasks import segmentation
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "grad_accum": 2, "augment": "jitter"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"ema": 0.9, "grad_accum": 2, "augment": "jitter"},
+    ],
+)
 @pytest.mark.parametrize(
     ("target", "call", "number"),
     [
@@ -47,6 +53,7 @@ def test_resuming_a_finished_run_changes_nothing(cfg):
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_a_loadable_checkpoint(cfg):
     script = textwrap.dedent(
         f"""

@@ -53,6 +53,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(cfg):
     assert not torch.equal(weights_of(one)["0.weight"], weights_of(other)["0.weight"])
 
 
+@pytest.mark.slow
 def test_workers_change_no_number(cfg):
     one = engine.train(cfg)
     two = engine.train(dataclasses.replace(cfg, name="two", workers=2))

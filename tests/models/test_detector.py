@@ -347,7 +347,9 @@ def test_losses_in_evaluation(detector, images, targets):
     assert not any(m.training for m in model.modules())
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_fused_is_unfused(backbone, images, targets):
     plain, fused = (build(backbone, fused=fused, fpn_norm="batch") for fused in (False, True))
