@@ -6,7 +6,6 @@ reuses finished runs and goes on with interrupted ones. Leaves results.json, tab
 records.jsonl, pictures, the runs, and dehazer.pt, which `ibnvision dehaze` finds.
 """
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,27 +16,18 @@ import torch
 from ibnvision import config
 
 from . import dehazing_pictures as pictures
-from . import dehazing_rows, paired, record, run_arguments, targets
+from . import dehazing_rows, paired, record, run_arguments
 from . import dehazing_scores as words
 from .run_results import (
     batch_words,
     cell_records,
+    finish,
     found_by_row,
     leave_weights,
     results_of,
     summary_of,
-    write,
 )
-from .runs import (
-    Job,
-    Outcome,
-    Row,
-    State,
-    announce,
-    plan_rows,
-    run_jobs,
-    speaker,
-)
+from .runs import Job, Outcome, Row, State, plan_rows, train_all
 
 CONFIGS = {"tiny": "dehaze_streets_tiny", "quick": "streets_dehaze"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
@@ -162,13 +152,10 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     config_name = args.config or CONFIGS[args.preset]
     jobs = plan(config_name, args.seeds, args.overrides, out)
-    common = announce("dehazing", argv, args, jobs, out)
-    say = speaker(begin)
-    state = State(out)
-    outcome = run_jobs(jobs, config_name, state, workers=args.workers, say=say, begin=begin)
-    if not outcome.done:
-        print("no training finished", file=sys.stderr)
+    trained = train_all("dehazing", argv, args, jobs, config_name, out, begin=begin)
+    if trained is None:
         return 1
+    common, say, state, outcome = trained
     say("rows without training, and the gate")
     results = collect(jobs, outcome, state, config_name, common)
     dehazer = leave_weights(results, (words.FULL,), out / "dehazer.pt")
@@ -176,12 +163,6 @@ def main(argv: Sequence[str]) -> int:
         results["pictures"] = pictures.write(dehazer, out / "pictures")
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)
-    write(results, found, words.block(found), out)
-    if args.record:
-        record.append(Path(args.record), found)
-    print(f"\n{words.block(found)}\n\n{targets.verdict(found)}")
-    print(f"\ndone in {results['wall_s']:.0f} s")
-    print(f"table       {out / 'table.md'}")
-    print(f"pictures    {out / 'pictures'}")
-    print(f"dehazer     {dehazer or f'none: no seed of {words.FULL} finished'}")
-    return 1 if outcome.failed else 0
+    nothing = f"none: no seed of {words.FULL} finished"
+    left = {"pictures": out / "pictures", "dehazer": dehazer or nothing}
+    return finish(results, found, words.block(found), out, args, left)

@@ -7,7 +7,6 @@ finished runs and goes on with interrupted ones. Leaves results.json, table.md, 
 pictures, the runs, and detector.pt, which `ibnvision detect` finds.
 """
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,17 +18,17 @@ from ibnvision import config, metrics
 
 from . import detection_pictures as pictures
 from . import detection_scores as words
-from . import paired, record, run_arguments, scores, targets
+from . import paired, record, run_arguments, scores
 from .run_results import (
     batch_words,
     cell_records,
+    finish,
     found_by_row,
     leave_weights,
     results_of,
     summary_of,
-    write,
 )
-from .runs import Job, Outcome, Row, State, announce, plan_rows, run_jobs, speaker
+from .runs import Job, Outcome, Row, State, plan_rows, train_all
 
 CONFIGS = {"tiny": "det_streets_tiny", "quick": "streets_detect"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
@@ -128,25 +127,15 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     config_name = args.config or CONFIGS[args.preset]
     jobs = plan(config_name, args.seeds, args.overrides, out)
-    common = announce("detection", argv, args, jobs, out)
-    say = speaker(begin)
-    state = State(out)
-    outcome = run_jobs(jobs, config_name, state, workers=args.workers, say=say, begin=begin)
-    if not outcome.done:
-        print("no training finished", file=sys.stderr)
+    trained = train_all("detection", argv, args, jobs, config_name, out, begin=begin)
+    if trained is None:
         return 1
+    common, say, state, outcome = trained
     results = collect(jobs, outcome, state, config_name, common)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures")
     detector = leave_weights(results, preferred(results), out / "detector.pt")
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)
-    write(results, found, words.block(found), out)
-    if args.record:
-        record.append(Path(args.record), found)
-    print(f"\n{words.block(found)}\n\n{targets.verdict(found)}")
-    print(f"\ndone in {results['wall_s']:.0f} s")
-    print(f"table       {out / 'table.md'}")
-    print(f"pictures    {out / 'pictures'}")
-    print(f"detector    {detector}")
-    return 1 if outcome.failed else 0
+    left = {"pictures": out / "pictures", "detector": detector}
+    return finish(results, found, words.block(found), out, args, left)

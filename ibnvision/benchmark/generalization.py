@@ -7,8 +7,6 @@ results.json, table.md, report.html, records.jsonl, the runs, and segmenter.pt, 
 `ibnvision predict` finds.
 """
 
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from ibnvision.ops import reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
 from . import comparisons, measure, pictures, record, report, run_arguments, scores, targets
-from .run_results import leave_weights, results_of
+from .run_results import leave_weights, results_of, write
 from .runs import (
     FULL_ROWS,
     ROWS,
@@ -33,11 +31,9 @@ from .runs import (
     Outcome,
     Row,
     State,
-    announce,
     dataset_of,
     plan,
-    run_jobs,
-    speaker,
+    train_all,
 )
 
 CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick", "full": "streets_quick"}
@@ -255,15 +251,14 @@ def main(argv: Sequence[str]) -> int:
     overrides += [*args.overrides, *(f"data.{pair}" for pair in args.data)]
     rows = _rows(FULL_ROWS if args.preset == "full" else ROWS, args.rows, parser)
     jobs = plan(config_name, args.seeds, overrides, out, camvid=bool(args.data), rows=rows)
-    common = announce("generalization", argv, args, jobs, out)
-    say = speaker(begin)
-    state = State(out)
-    outcome = run_jobs(
-        jobs, config_name, state, workers=args.workers, budget_s=60 * minutes, say=say, begin=begin
+    trained = train_all(
+        *("generalization", argv, args, jobs, config_name, out),
+        begin=begin,
+        budget_s=60 * minutes,
     )
-    if not outcome.done:
-        print("no training finished", file=sys.stderr)
+    if trained is None:
         return 1
+    common, say, state, outcome = trained
     results = collect(jobs, outcome, state, config_name, common)
     results["differences"] = comparisons.differences(results)
     results["backbone"] = args.backbone or jobs[0].cfg.model.partition("_")[0]
@@ -274,12 +269,9 @@ def main(argv: Sequence[str]) -> int:
     results["pictures"] = pictures.write(results, out / "pictures")
     segmenter = leave_weights(results, ("IBN-b", "IBN-a"), out / "segmenter.pt")
     results["wall_s"] = time.perf_counter() - begin
-    record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
-    record.replace_file(out / "table.md", scores.table(results) + "\n")
-    page = report.write_page(out)
     found = records_of(results, common)
-    (out / "records.jsonl").unlink(missing_ok=True)
-    record.append(out / "records.jsonl", found)
+    write(results, found, scores.table(results), out)
+    page = report.write_page(out)
     if args.record:
         record.append(Path(args.record), found)
     print(f"\n{scores.headline(results)}\n\n{scores.table(results)}\n")

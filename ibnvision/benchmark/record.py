@@ -15,24 +15,9 @@ import torch
 
 from ibnvision import __version__
 
-from . import measure
+from . import BENCHES, measure
 
 Record = dict[str, Any]
-BENCHES = (
-    "attention",
-    "corruptions",
-    "dehazing",
-    "detection",
-    "detector",
-    "generalization",
-    "lambda_converter",
-    "models",
-    "ops",
-    "resolution",
-    "restoration",
-    "segmentation",
-)
-# other tools keep their own lines beside these
 
 
 def cpu_name() -> str:

@@ -8,8 +8,6 @@ results.json, table.md, resolution.png, records.jsonl, scores.jsonl and the runs
 """
 
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,26 +16,12 @@ from typing import Any
 import torch
 
 from ibnvision import config
-from ibnvision.config import to_dict
-from ibnvision.ops import kernel_report
 
-from . import record, resolution_pictures, resolution_rows, run_arguments, targets
+from . import record, resolution_pictures, resolution_rows, run_arguments
 from . import resolution_scores as words
 from .resolution_rows import Scores, View
-from .run_results import rows_of
-from .runs import (
-    Job,
-    Outcome,
-    Row,
-    State,
-    announce,
-    digest,
-    fingerprints,
-    plan_rows,
-    protocol_of,
-    run_jobs,
-    speaker,
-)
+from .run_results import finish, results_of
+from .runs import Job, Outcome, Row, State, digest, plan_rows, train_all
 
 CONFIGS = {"tiny": "vit_streets_tiny", "quick": "streets_vit"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
@@ -121,32 +105,27 @@ def collect(
     scores: Scores,
 ) -> dict[str, Any]:
     """results.json: everything that tables, plot and records are made from."""
-    cfg, prints = jobs[0].cfg, fingerprints(jobs[0].cfg)
+    results = results_of(jobs, outcome, state, config_name, common)
     values: dict[str, dict[str, dict[int, list[float]]]] = {view.name: {} for view in VIEWS}
     for job in sorted(outcome.done, key=jobs.index):
         for view in (v for v in VIEWS if v.trained == job.row.name):
             for probe, row in scores.of(job, view).items():
                 values[view.name].setdefault(probe, {})[job.seed] = row
-    rows = rows_of(jobs, outcome, state, config_name)
     weights = {
-        row["name"]: Path(row["runs"][0]["folder"]) / "last.pt" for row in rows if row["runs"]
+        row["name"]: Path(row["runs"][0]["folder"]) / "last.pt"
+        for row in results["rows"]
+        if row["runs"]
     }
     mine = [v for v in VIEWS if v.trained in weights]
     networks = {v.name: resolution_rows.network(v, weights[v.trained]) for v in mine}
     trained = {view.trained: networks[view.name] for view in reversed(mine)}  # nothing converted
-    protocol = protocol_of(prints, *(j.cfg for j in jobs if j.seed == jobs[0].seed))
-    return {
-        "environment": common,
-        "config": to_dict(cfg),
-        "config_name": config_name,
-        "fingerprints": prints,
-        "protocol": digest(protocol, [dataclasses.asdict(view) for view in VIEWS], scores.facts),
+    asked = [dataclasses.asdict(view) for view in VIEWS]
+    return results | {
+        "protocol": digest(results["protocol"], asked, scores.facts),
         "selection": SELECTION,
-        "ops": kernel_report(),
         "trained_size": scores.size,
         "pictures": len(scores.pictures(words.SCENE, 1)),
         "form": resolution_rows.form_of(networks),
-        "rows": rows,
         "parameters": {n: sum(p.numel() for p in m.parameters()) for n, m in trained.items()},
         "steps": {job.row.name: job.cfg.steps for job in jobs},
         "scores": {name: found for name, found in values.items() if found},
@@ -212,26 +191,13 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     config_name = args.config or CONFIGS[args.preset]
     jobs = plan(config_name, args.seeds, args.overrides, out)
-    common = announce("resolution", argv, args, jobs, out)
-    say = speaker(begin)
-    state = State(out)
-    outcome = run_jobs(jobs, config_name, state, workers=args.workers, say=say, begin=begin)
-    if not outcome.done:
-        print("no training finished", file=sys.stderr)
+    trained = train_all("resolution", argv, args, jobs, config_name, out, begin=begin)
+    if trained is None:
         return 1
+    common, say, state, outcome = trained
     scores = Scores(out, jobs[0].cfg, say)
     results = collect(jobs, outcome, state, config_name, common, scores)
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)
-    record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
-    record.replace_file(out / "table.md", words.block(found) + "\n")
     picture = resolution_pictures.write(found, out)
-    (out / "records.jsonl").unlink(missing_ok=True)
-    record.append(out / "records.jsonl", found)
-    if args.record:
-        record.append(Path(args.record), found)
-    print(f"\n{words.block(found)}\n\n{targets.verdict(found)}")
-    print(f"\ndone in {results['wall_s']:.0f} s")
-    print(f"table       {out / 'table.md'}")
-    print(f"picture     {picture}")
-    return 1 if outcome.failed else 0
+    return finish(results, found, words.block(found), out, args, {"picture": picture})

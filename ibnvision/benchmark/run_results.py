@@ -10,7 +10,7 @@ from typing import Any
 from ibnvision.config import to_dict
 from ibnvision.ops import kernel_report
 
-from . import record, scores
+from . import record, scores, targets
 from .runs import (
     Job,
     Outcome,
@@ -85,6 +85,29 @@ def write(results: Mapping[str, Any], found: Sequence[record.Record], text: str,
     record.replace_file(out / "table.md", text + "\n")
     (out / "records.jsonl").unlink(missing_ok=True)
     record.append(out / "records.jsonl", found)
+
+
+def finish(
+    results: Mapping[str, Any],
+    found: Sequence[record.Record],
+    text: str,
+    out: Path,
+    args: Any,
+    left: Mapping[str, object],
+) -> int:
+    """`write`, keep the records where `args` asks for it, and say what came out and where it lies.
+
+    text: the tables. left: what lies beside table.md -> its place. Returns the exit status: 1 when
+    a training failed.
+    """
+    write(results, found, text, out)
+    if args.record:
+        record.append(Path(args.record), found)
+    print(f"\n{text}\n\n{targets.verdict(found)}")
+    print(f"\ndone in {results['wall_s']:.0f} s")
+    for name, place in {"table": out / "table.md", **left}.items():
+        print(f"{name:11} {place}")
+    return 1 if any(row["failed"] for row in results["rows"]) else 0
 
 
 def rows_of(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ibnvision import config, data, engine
 from ibnvision.config import Config
@@ -204,6 +204,38 @@ def announce(
     names = ", ".join(dict.fromkeys(job.row.name for job in jobs))
     print(f"{len(jobs)} trainings: {names}; seeds {args.seeds}; folder {out}", flush=True)
     return common
+
+
+class Trained(NamedTuple):
+    """What a benchmark goes on with after its trainings."""
+
+    common: record.Record  # what all records of the run share
+    say: Callable[[str], None]  # see speaker
+    state: "State"
+    outcome: "Outcome"
+
+
+def train_all(
+    bench: str,
+    argv: Sequence[str],
+    args: Any,
+    jobs: Sequence[Job],
+    config_name: str,
+    out: Path,
+    *,
+    begin: float,
+    budget_s: float = 0.0,
+) -> Trained | None:
+    """Announce and run the trainings of a benchmark; None, said aloud, where none finished."""
+    common, say = announce(bench, argv, args, jobs, out), speaker(begin)
+    state = State(out)
+    outcome = run_jobs(
+        jobs, config_name, state, workers=args.workers, budget_s=budget_s, say=say, begin=begin
+    )
+    if not outcome.done:
+        print("no training finished", file=sys.stderr)
+        return None
+    return Trained(common, say, state, outcome)
 
 
 def speaker(begin: float) -> Callable[[str], None]:

@@ -9,25 +9,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from ibnvision.benchmark import BENCHES
 from ibnvision.config import nearest
 
 from . import about, analyze, data, evaluate, predict, train
 
-_BENCHMARKS = (
-    "attention",
-    "corruptions",
-    "dehazing",
-    "detection",
-    "detector",
-    "generalization",
-    "lambda_converter",
-    "models",
-    "ops",
-    "resolution",
-    "restoration",
-    "segmentation",
-    "report",
-)
+_BENCHMARKS = (*BENCHES, "report")
 # verb: what runs it, what adds its arguments, what it does, aliases
 _VERBS: dict[str, tuple[Any, ...]] = {
     "train": (train.run, train.arguments, "train a config, found by name or path"),

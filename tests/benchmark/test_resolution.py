@@ -153,7 +153,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("resolution")
     argv = ["--preset", "tiny", "--out", str(out), "--record", str(out / "kept.jsonl"), "steps=2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resolution, "run_jobs", in_process)
+        patch.setattr(runs, "run_jobs", in_process)
         patch.setattr(resolution, "REPEATS", 1)
         patch.setattr(resolution, "ROWS", resolution.ROWS[:3])
         patch.setattr(resolution, "VIEWS", VIEWS)
@@ -164,7 +164,6 @@ def finished(tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
 def test_the_verb_leaves_its_files(finished):
     kept = record.read(finished / "kept.jsonl")
     assert all(r["quick"] for r in kept) and len({r["run"] for r in kept}) <= 2
