@@ -11,11 +11,6 @@ Which boxes a network proposes, and so how many pass non-maximum suppression, ha
 Here the heads compute theirs, which are then replaced by drawn ones, the same in all variants: as
 many boxes are suppressed, sampled, pooled and reported in each. On a CPU a picture has 128 sampled
 and in inference 300 proposals (torchvision: 512 and 1000), else the heads hide the backbone.
-
-In inference, kernel is the network as layers.fold_norm leaves it: batch norms inside convolutions,
-3x3 ones by the op conv3x3. As that op is faster than the convolution of the bare network, the share
-may pass 100 %. Two more variants tell the parts apart: folded fallback, the same network in plain
-PyTorch, and unfolded, ours with kernels as it was trained.
 """
 
 from collections.abc import Sequence
@@ -36,9 +31,7 @@ CLASSES = 80
 SETTINGS = Config(task="detection")  # of the loss: each part counts once
 OBJECTS = 8  # in each picture
 LIGHT = {"box_batch_size_per_image": 128, "rpn_post_nms_top_n_test": 300}  # on a CPU
-BACKGROUND = (
-    5.0  # added to its drawn logit: then some hundred boxes of a picture pass the threshold
-)
+BACKGROUND = 5.0  # added to its drawn logit, so that some hundred boxes pass the threshold
 
 
 def network(backbone: str, setup: Setup, **options: Any) -> nn.Module:

@@ -222,8 +222,8 @@ def tables(records: Sequence[record.Record]) -> str:
 
 
 def main(subject: Subject, about: str | None, argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
-    parser = record.parser(subject.bench, about, "11; quick 3")
+    """Run the benchmark; 0 when it ran, whatever it found. about: its question, for --help."""
+    parser = record.parser(subject.bench, f"{about}\n{__doc__}", "11; quick 3")
     parser.add_argument(
         "--compile", action="store_true", help="also the compiled fallback; always on CUDA"
     )

@@ -5,20 +5,15 @@ ResNet-50 with IBN-b under DeepLabV3+ with its auxiliary head, output stride 16:
 networks with the same convolutions: ours with kernels, ours in plain PyTorch (fallback), timm's and
 smp's modules with plain batch norm (plain), and the bare one, without norms, activations and
 residual adds. Recovered is the share of what those cost the fallback.
-
-In inference, kernel is the network as layers.fold_norm leaves it: batch norms inside convolutions,
-3x3 ones by the op conv3x3. As that op is faster than the convolution of the bare network, the share
-may pass 100 %. Two more variants tell the parts apart: folded fallback, the same network in plain
-PyTorch, and unfolded, ours with kernels as it was trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ibnvision.config import Config
 from ibnvision.models import create_segmenter
 from ibnvision.tasks import TASKS
 
@@ -27,13 +22,7 @@ from .network_cost import Setup
 from .op_rows import FORMATS
 
 CLASSES = 19
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """The part of a config that the task's loss reads."""
-
-    loss_args: dict[str, Any]
+SETTINGS = Config(task="segmentation")  # of the loss: its published weights
 
 
 def network(backbone: str, setup: Setup, **options: Any) -> nn.Module:
@@ -58,7 +47,7 @@ SUBJECT = network_cost.Subject(
     "DeepLabV3+",
     make=network,
     batch=batch,
-    loss=lambda model, given: TASKS["segmentation"].compute_loss(model, given, _Loss({})),
+    loss=lambda model, given: TASKS["segmentation"].compute_loss(model, given, SETTINGS),
     infer=lambda model, given: model(given["image"]),
     sizes=((64, 2), (768, 8), (256, 4)),
 )

@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ibnvision import engine
-    from ibnvision.engine.checkpoint import selection
+    from ibnvision.engine.checkpoint import finite, selection, write_json
     from ibnvision.engine.predict import find_weights, load_trained
     from ibnvision.engine.progress import results_table
     from ibnvision.engine.robustness import robustness, robustness_table
@@ -76,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         report = {"weights": str(path), "selection": chosen, "split": options.split}
         report |= rules(results[domains[0]]) | kept
         target = Path(options.out) / "eval.json"
-        target.write_text(json.dumps(_plain(report | {"domains": results}), indent=1) + "\n")
+        write_json(target, finite(report | {"domains": results}))
         print(target)
 
 
@@ -90,9 +88,3 @@ def _corruptions(options: argparse.Namespace) -> tuple[tuple[str, ...], list[int
     severities = options.severities or list(SEVERITIES)
     check_severities(severities)
     return corruptions_of(options.corruptions or ()), severities
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

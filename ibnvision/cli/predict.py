@@ -97,7 +97,7 @@ def _label(options: argparse.Namespace, trained: Any, weights: Path, out: Path) 
     from rich.console import Console
 
     from ibnvision.engine.label import label_files, mean_shares
-    from ibnvision.engine.predict import draw_scenes, label_function
+    from ibnvision.engine.predict import label_function
     from ibnvision.engine.progress import shares_table
 
     _refuse(options, _OF_DEHAZING, "dehazing", weights)
@@ -111,11 +111,7 @@ def _label(options: argparse.Namespace, trained: Any, weights: Path, out: Path) 
     if not options.paths:
         if options.stride != 1 or options.opacity is not None or options.only is not None:
             raise ValueError("--stride, --opacity and --only need a PATH")
-        for written in draw_scenes(trained, label, out, overwrite=options.overwrite):
-            print(f"overlay   {written}")
-        print(f"classes   {', '.join(f'{i} {name}' for i, name in enumerate(trained.classes))}")
-        print(f"folder    {out}")
-        return
+        return _scenes(options, trained, label, out, first=0)
     style: dict[str, Any] = {} if options.opacity is None else {"opacity": options.opacity}
     if options.only is not None:
         style["only"] = [word.strip() for word in options.only.split(",") if word.strip()]
@@ -138,7 +134,7 @@ def _label(options: argparse.Namespace, trained: Any, weights: Path, out: Path) 
 
 def _detect(options: argparse.Namespace, trained: Any, weights: Path, out: Path) -> None:
     from ibnvision.engine.detect import detect_files
-    from ibnvision.engine.predict import detect_function, draw_scenes
+    from ibnvision.engine.predict import detect_function
 
     _refuse(options, _OF_LABELS, "segmentation", weights)
     _refuse(options, _OF_DEHAZING, "dehazing", weights)
@@ -148,11 +144,7 @@ def _detect(options: argparse.Namespace, trained: Any, weights: Path, out: Path)
     if not options.paths:
         if options.stride != 1:
             raise ValueError("--stride needs a PATH")
-        for written in draw_scenes(trained, detect, out, overwrite=options.overwrite):
-            print(f"overlay   {written}")
-        print(f"classes   {', '.join(f'{i} {name}' for i, name in enumerate(trained.classes, 1))}")
-        print(f"folder    {out}")
-        return
+        return _scenes(options, trained, detect, out, first=1)
     report, seen = detect_files(
         options.paths,
         detect,
@@ -166,6 +158,16 @@ def _detect(options: argparse.Namespace, trained: Any, weights: Path, out: Path)
     print(f"objects   {sum(len(one.objects['labels']) for one in seen)}")
     print(f"folder    {out}")
     report.check()
+
+
+def _scenes(options: argparse.Namespace, trained: Any, see: Any, out: Path, first: int) -> None:
+    """Without a PATH: drawn street scenes, and the classes, of which the first one is `first`."""
+    from ibnvision.engine.predict import draw_scenes
+
+    for written in draw_scenes(trained, see, out, overwrite=options.overwrite):
+        print(f"overlay   {written}")
+    print(f"classes   {', '.join(f'{i} {name}' for i, name in enumerate(trained.classes, first))}")
+    print(f"folder    {out}")
 
 
 def _refuse(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .boxes import (
+    EMPTY,
     Annotation,
     Boxes,
     ClassNames,
@@ -153,11 +155,11 @@ class Boxed(Dataset):
             "box_convention": self._convention,
             "split": self._split,
             "images": len(self),
-            "empty_images": {"keep": "kept", "drop": "dropped"}[self.empty],
+            "empty_images": EMPTY[self.empty],
             **object_facts([annotation.boxes for annotation in found], self.names.classes),
             "left_out": dict(sorted(left_out.items())),
             "files_sha256": self._files_sha256(),
-            "annotations_sha256": self._annotations_sha256(),
+            "annotations_sha256": self._annotations_sha256,
             "notes": list(self._notes),
         }
 
@@ -165,7 +167,7 @@ class Boxed(Dataset):
         """SHA-256 of what is evaluated: names and sizes of the pictures, bytes of what describes
         them, the classes.
         """
-        facts = [self._files_sha256(), self._annotations_sha256(), self.names.words()]
+        facts = [self._files_sha256(), self._annotations_sha256, self.names.words()]
         return sha256([*facts, self._convention])
 
     def check(
@@ -207,6 +209,7 @@ class Boxed(Dataset):
         images = (record.image for record in self.records)
         return sha256([[self._relative(path), path.stat().st_size] for path in images])
 
+    @cached_property
     def _annotations_sha256(self) -> str:
         sources = dict.fromkeys(record.source for record in self.records)
         return sha256([[self._relative(p), digest(p) if p.is_file() else ""] for p in sources])

@@ -16,7 +16,7 @@ import torch
 
 from .crop import Span
 
-EMPTY = ("keep", "drop")
+EMPTY = {"keep": "kept", "drop": "dropped"}  # as asked for -> in facts
 LEAST_SHARE = 0.3  # of its area that a box must keep in a crop
 LEAST_PX = 1.0  # side that a box must keep in a crop
 

@@ -52,7 +52,7 @@ def build(
     folders, lists = DOMAINS[known("domain", domain, DOMAINS)]
     check_split(domain, split, lists)
     homes = [f"{above}{name}{in_}" for name in folders for above in ABOVE for in_ in BELOW]
-    place = find_labelled(domain, root, [("jpegimages", "annotations")], homes)
+    place = find_labelled(domain, root, [voc.FOLDERS], homes)
     name, published = lists[split]
     path = next(iter(matching(place.home, f"imagesets/main/{name}.txt")), None)
     if path is None:

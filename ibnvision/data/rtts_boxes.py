@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from . import voc
 from .boxes import ClassNames
 from .label_files import check_split
-from .layout import find_labelled
 from .names import RTTS, known
 from .reside import SETS
 
@@ -32,15 +31,14 @@ def build(
     """
     known("domain", domain, ["rtts_boxes"])
     check_split(domain, split, ["test"], "RTTS is a test set")
-    place = find_labelled("RTTS", root, [("jpegimages", "annotations")], SETS["rtts"].homes)
-    files = voc.all_files(place)
-    return voc.boxed(
+    return voc.whole_set(
         domain,
-        files,
+        "RTTS",
+        root=root,
+        homes=SETS["rtts"].homes,
+        published=IMAGES,
         names=NAMES,
-        home=place.home,
         split="test, all images",
         empty=empty,
         limit=limit,
-        notes=voc.counted(len(files), IMAGES),
     )

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from . import voc
 from .boxes import ClassNames
 from .label_files import check_split
-from .layout import find_labelled
 from .names import known
 
 IMAGES = 10_000
@@ -35,15 +34,14 @@ def build(
     """
     known("domain", domain, ["sim10k"])
     check_split(domain, split, ["train"], "Sim10k has no official split: all images are to train")
-    place = find_labelled("Sim10k", root, [("jpegimages", "annotations")], HOMES)
-    files = voc.all_files(place)
-    return voc.boxed(
+    return voc.whole_set(
         domain,
-        files,
+        "Sim10k",
+        root=root,
+        homes=HOMES,
+        published=IMAGES,
         names=NAMES,
-        home=place.home,
         split="all images (no official split)",
         empty=empty,
         limit=limit,
-        notes=voc.counted(len(files), IMAGES),
     )

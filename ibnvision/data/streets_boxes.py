@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .boxes import Boxes, areas, check_empty, clip, object_facts, target_of
+from .boxes import EMPTY, Boxes, areas, check_empty, clip, object_facts, target_of
 from .item import detection_item
 from .labelled import sha256
 from .names import BOX_CLASSES, known
@@ -120,7 +120,7 @@ class StreetsBoxes(Dataset):
             "box_convention": "drawn extent, hidden parts included",
             "split": self.streets.split,
             "images": len(self),
-            "empty_images": {"keep": "kept", "drop": "dropped"}[self.empty],
+            "empty_images": EMPTY[self.empty],
             **object_facts([self.boxes(scene) for scene in self._scenes], BOX_CLASSES),
             "left_out": {},
             "files_sha256": self.fingerprint(),

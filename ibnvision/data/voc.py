@@ -8,7 +8,7 @@ from typing import Any
 
 from .boxed import Boxed, Record
 from .boxes import Annotation, ClassNames, Row, annotation
-from .layout import Place, contents, matching, natural, pictures_below
+from .layout import Place, contents, find_labelled, matching, natural, pictures_below
 
 CONVENTION = "VOC, pixels from 1, last ones included: x0 = xmin - 1, x1 = xmax"
 FOLDERS = ("jpegimages", "annotations")  # below a home, patterns
@@ -86,6 +86,37 @@ def listed_files(place: Place, path: Path) -> list[tuple[Path, Path]]:
 def all_files(place: Place) -> list[tuple[Path, Path]]:
     """(picture, XML file) of all pictures, in natural order; errors as `listed_files`."""
     return with_xml(place, list(pictures_below(place.images)))
+
+
+def whole_set(
+    domain: str,
+    title: str,
+    *,
+    root: str | Path,
+    homes: Sequence[str],
+    published: int,
+    names: ClassNames,
+    split: str,
+    empty: str,
+    limit: int | None,
+) -> Boxed:
+    """All pictures of a set of JPEGImages and Annotations in one of the homes, patterns below root.
+
+    title: of the set in messages; published: how many images it has; the others as of `boxed`.
+    Raises FileNotFoundError (no such layout, a picture without XML file) and as Boxed.
+    """
+    place = find_labelled(title, root, [FOLDERS], homes)
+    files = all_files(place)
+    return boxed(
+        domain,
+        files,
+        names=names,
+        home=place.home,
+        split=split,
+        empty=empty,
+        limit=limit,
+        notes=counted(len(files), published),
+    )
 
 
 def with_xml(place: Place, pictures: Sequence[Path]) -> list[tuple[Path, Path]]:

@@ -1,7 +1,6 @@
 """Several runs analyzed on the same images: one report, its table and its files."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from . import pictures
 from .analyze import analyze
-from .checkpoint import write_atomic
+from .checkpoint import write_json
 from .predict import load_trained
 
 MEASURE = (
@@ -79,7 +78,7 @@ def save_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "divergence.json", out / "divergence.png"]
-    write_atomic(paths[0], (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    write_json(paths[0], report)
     layers, runs = _layers(report), report["runs"]
     panels = {
         f"{report['source']} against {target}": {

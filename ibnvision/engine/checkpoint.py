@@ -2,6 +2,8 @@
 
 import errno
 import io
+import json
+import math
 import os
 import random
 from collections.abc import Mapping
@@ -37,6 +39,20 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise OSError(
             error.errno, f"cannot write {path}: {error.strerror or error}{advice}; {kept}"
         ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON by write_atomic. Raises ValueError for a number that is not finite."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for each float that is not finite, in mappings and lists too."""
+    if isinstance(value, Mapping):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Writes what a detector finds in picture and video files: drawn boxes, JSON, and COCO's format."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ibnvision import data
 
-from .checkpoint import write_atomic
+from .checkpoint import write_atomic, write_json
 from .jobs import Job, Report, plan_jobs, refuse_existing, run_jobs
 from .paint import paint_boxes
 from .photo import read_photo, to_image
@@ -103,8 +102,8 @@ def detect_files(
         report = run_jobs(jobs, do, "detect", console)
     finally:  # Ctrl-C keeps what was found in the files that are done
         if seen:
-            _write(folder / DETECTIONS, plain(seen, classes))
-            _write(folder / COCO, as_coco(seen, classes))
+            write_json(folder / DETECTIONS, plain(seen, classes))
+            write_json(folder / COCO, as_coco(seen, classes))
     return report, seen
 
 
@@ -187,7 +186,3 @@ def _video(
                 add(paint_boxes(image, objects, classes, palette))
                 seen.append(Seen(source, index, clip.size, objects))
     return seen
-
-
-def _write(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -29,14 +29,11 @@ def corruptions_of(words: Sequence[str]) -> tuple[str, ...]:
 
 def check_severities(severities: Sequence[int]) -> None:
     """ValueError unless there is one or more, all different and in 1 to 5."""
-    if not severities or not set(severities) <= set(SEVERITIES) or _twice(severities):
+    known, different = set(SEVERITIES), set(severities)
+    if not different or not different <= known or len(different) < len(severities):
         raise ValueError(
             f"severities must be different numbers from 1 to 5, got {list(severities)}"
         )
-
-
-def _twice(values: Sequence[int]) -> bool:
-    return len(set(values)) < len(values)
 
 
 def robustness(results: Results, key: str) -> dict[str, dict[str, Any]]:

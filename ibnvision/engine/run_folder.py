@@ -1,7 +1,6 @@
 """The run folder of one training: config.toml, env.json, metrics.jsonl, log.txt, checkpoints."""
 
 import json
-import math
 import os
 import platform
 import shutil
@@ -141,7 +140,7 @@ class RunFolder:
         """Append one line to metrics.jsonl; a number that is not finite becomes null."""
         if self.main:
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+                file.write(json.dumps(checkpoint.finite(row), allow_nan=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line cut short by a crash is left out."""
@@ -149,8 +148,7 @@ class RunFolder:
 
     def write_env(self, facts: Mapping[str, Any]) -> None:
         if self.main:
-            text = json.dumps(facts, indent=1) + "\n"
-            checkpoint.write_atomic(self.path / "env.json", text.encode())
+            checkpoint.write_json(self.path / "env.json", facts)
 
 
 def read_records(folder: str | Path) -> list[dict[str, Any]]:
@@ -163,12 +161,6 @@ def read_records(folder: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(v) for key, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
