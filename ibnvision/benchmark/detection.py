@@ -32,12 +32,14 @@ from .runs import Job, Outcome, Row, State, plan_rows, train_all
 
 CONFIGS = {"tiny": "det_streets_tiny", "quick": "streets_detect"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
-STEPS = {"faster_rcnn": 1.0, "fcos": 2.0}  # times those of the config: FCOS learns more slowly
+RECIPES = {  # times the config's steps, times its learning rate
+    "faster_rcnn": (1.0, 1.0),
+    "fcos": (1.25, 2.0),
+}
 ROWS = tuple(
     Row(name, (f"model_args.detector={detector}", f"model_args.backbone_args.ibn={ibn}"))
     for name, detector, ibn in words.rows()
 )
-_LENGTHS = ("steps", "eval_every")
 SELECTION = (
     "Scores are those of the last checkpoint after a fixed number of steps: nothing is selected, "
     "and every hyper-parameter was chosen on the source's validation split."
@@ -49,14 +51,15 @@ FACTS = ("images_without_objects", "objects", "ignored_objects", "files_sha256",
 def plan(config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
     """All trainings, seed by seed, tested on the source and on the config's test domains.
 
-    A detector has STEPS times the steps of the config, between evaluations too.
+    RECIPES scale the config for a detector: its steps, also those between evaluations, and rate.
     """
     base = config.load(config_name, overrides)
     tests = [*dict.fromkeys([*base.train_domains, *base.test_domains])]
     rows = []
     for row, (_, detector, _) in zip(ROWS, words.rows(), strict=True):
-        longer = [f"{key}={round(STEPS[detector] * getattr(base, key))}" for key in _LENGTHS]
-        rows.append(Row(row.name, (*row.overrides, *longer)))
+        longer, faster = RECIPES[detector]
+        steps = [f"{key}={round(longer * getattr(base, key))}" for key in ("steps", "eval_every")]
+        rows.append(Row(row.name, (*row.overrides, *steps, f"lr={faster * base.lr:g}")))
     return plan_rows(rows, tests, config_name, seeds, overrides, out)
 
 
@@ -71,6 +74,7 @@ def collect(
     return results | {
         "selection": SELECTION,
         "steps": {job.row.name: job.cfg.steps for job in jobs},
+        "lr": {job.row.name: job.cfg.lr for job in jobs},
         "rules": metrics.rules(FIELDS),
         "sets": {domain: row["facts"] for domain, row in first.items()},
         "summary": summary,
@@ -92,7 +96,8 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
         cells = cell_records(rows, roles, scores.columns(roles), head)
         for cell in cells:
             row = cell["model"]
-            found.append(cell | {"not_converged": why[row], "steps": results["steps"][row]})
+            recipe = {key: results[key][row] for key in ("steps", "lr")}
+            found.append(cell | {"not_converged": why[row]} | recipe)
     for row, rival in words.pairs([row for row, lost in why.items() if not lost]):
         for column in words.compared(roles):
             apart = paired.difference(summary[words.AP50], row, rival, column)

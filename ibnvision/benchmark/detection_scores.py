@@ -121,9 +121,18 @@ def _table(records: Records) -> str:
         shown = [_number(cells.get((row, c))) for c in columns]
         seeds = max(cells[row, c]["n"] for c in columns if (row, c) in cells)
         cost = f"{spent[row]['value']:.1f}" if row in spent else "-"
-        steps = str(next(r["steps"] for (name, _), r in cells.items() if name == row))
-        lines.append([row, str(seeds), steps, cost, *shown, NOT_CONVERGED if why else "yes"])
-    header = ["AP50", "seeds", "steps", "CPU min a run", *map(scores.short, columns), "counts"]
+        trained = next(r for (name, _), r in cells.items() if name == row)
+        recipe = [str(trained["steps"]), f"{trained['lr']:g}", cost]
+        lines.append([row, str(seeds), *recipe, *shown, NOT_CONVERGED if why else "yes"])
+    header = [
+        "AP50",
+        "seeds",
+        "steps",
+        "lr",
+        "CPU min a run",
+        *map(scores.short, columns),
+        "counts",
+    ]
     return record.table(header, lines)
 
 

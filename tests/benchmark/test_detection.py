@@ -59,6 +59,7 @@ def results(seeds: int = 3, table: dict | None = None) -> dict:
         "config_name": "streets_detect",
         "roles": ROLES,
         "steps": dict.fromkeys(SCORES, 900),
+        "lr": dict.fromkeys(SCORES, 2e-3),
         "rows": rows,
         "rules": {"ap_rule": "COCO: its rule", "empty_image_rule": "counted"},
         "sets": dict.fromkeys(ROLES, FACTS),
@@ -161,10 +162,10 @@ def test_table_says_rules_sets_and_costs():
     assert "Images without objects: counted." in text and "AP by COCO: its rule." in text
     head = line(text, "AP50").split(" | ")
     assert head[1:] == [
-        "seeds", "steps", "CPU min a run", "source", "fog", "night", "worst target", "target mean",
-        "gap", "counts |",
+        "seeds", "steps", "lr", "CPU min a run", "source", "fog", "night", "worst target",
+        "target mean", "gap", "counts |",
     ]  # fmt: skip
-    assert "| 3 | 900 | 4.0 | 72.0 ± 5.0 | 22.0 ± 5.0 |" in line(text, "Faster R-CNN BN ")
+    assert "| 3 | 900 | 0.002 | 4.0 | 72.0 ± 5.0 | 22.0 ± 5.0 |" in line(text, "Faster R-CNN BN ")
     assert "| 100 | 7 | 300 | 20 | 5 | fedcba987654 |" in line(text, "streets_night_boxes")
     other = line(text, "row")
     assert "AP, source | AP, worst target | AP, target mean | VOC AP50, source" in other
@@ -184,16 +185,20 @@ def test_weights_of_a_row_that_counts_are_preferred():
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    return detection.plan("det_streets_tiny", [0, 1], ("steps=2",), tmp_path_factory.mktemp("x"))
+    return detection.plan(
+        "det_streets_tiny", [0, 1], ("steps=4", "lr=0.01"), tmp_path_factory.mktemp("x")
+    )
 
 
 def test_plan_differs_only_in_detector_and_norm(jobs):
     assert [j.row.name for j in jobs] == 2 * list(SCORES)
     plain = [config.to_dict(j.cfg) for j in jobs]
     differing = {k for k in plain[0] if len({json.dumps(p[k]) for p in plain}) > 1}
-    assert differing == {"model_args", "seed", "name", "steps", "eval_every"}
-    lengths = {(j.cfg.model_args["detector"], j.cfg.steps, j.cfg.eval_every) for j in jobs}
-    assert lengths == {("faster_rcnn", 2, 4), ("fcos", 4, 8)}
+    assert differing == {"model_args", "seed", "name", "steps", "eval_every", "lr"}
+    recipes = {
+        (j.cfg.model_args["detector"], j.cfg.steps, j.cfg.eval_every, j.cfg.lr) for j in jobs
+    }
+    assert recipes == {("faster_rcnn", 4, 4, 0.01), ("fcos", 5, 5, 0.02)}
     kinds = [
         (j.cfg.model_args["detector"], j.cfg.model_args["backbone_args"]["ibn"]) for j in jobs[:6]
     ]
