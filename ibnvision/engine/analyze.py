@@ -24,8 +24,10 @@ from ibnvision.methods.divergence import (
     summary,
 )
 
-from . import explained, find_task, sets
+from . import sets
 from .feature_layers import default_layers, matching_layers
+from .processes import explained
+from .state import find_task
 
 IMAGES = 200  # of a domain that are measured at most, evenly spread
 _NAMED = 5  # layers that a message names at most

@@ -3,7 +3,8 @@
 import glob
 from pathlib import Path
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from ibnvision.data.layout import SUFFIXES as PICTURES
+
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 KINDS = f"a picture or a video, one of {', '.join(PICTURES + VIDEOS)}"
 

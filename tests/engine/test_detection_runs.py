@@ -207,7 +207,7 @@ def test_training_reads_whole_pictures_or_crops(tmp_path, folders):
     assert {tuple(item["image"].shape) for item in drawn} == {(3, 24, 24)}
     with pytest.raises(ValueError, match="scale must come with size in detection"):
         sets.training_set(config.Config(**values, scale=(0.5, 2.0)))
-    dropped = engine.sets.build(config.Config(**values, empty_images="drop"), "coco_json", "train")
+    dropped = sets.build(config.Config(**values, empty_images="drop"), "coco_json", "train")
     assert len(dropped) == 1 and dropped.facts()["empty_images"] == "dropped"
 
 

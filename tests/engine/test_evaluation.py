@@ -6,7 +6,7 @@ import torch
 from colour_toy import CLASSES, Toy, small_network, weights_of
 
 from ibnvision import data, engine
-from ibnvision.engine import checkpoint
+from ibnvision.engine import checkpoint, training
 from ibnvision.tasks import segmentation
 
 
@@ -20,7 +20,7 @@ def test_best_is_chosen_on_the_source_val_split_alone(cfg, monkeypatch):
         row = {"images": 1, "miou_pct": score, "pixel_accuracy_pct": 1.0, "iou_pct": {}}
         return dict.fromkeys(found, row)
 
-    monkeypatch.setattr(engine, "_evaluate", scripted)
+    monkeypatch.setattr(training, "evaluate_sets", scripted)
     folder = engine.train(cfg)
     assert checkpoint.load(folder / "best.pt")["step"] == 8
     assert checkpoint.load(folder / "best.pt")["best"] == 80.0
@@ -35,7 +35,7 @@ def test_a_choice_on_the_targets_has_a_name_that_says_so(cfg, monkeypatch):
         row = {"images": 1, "miou_pct": score, "pixel_accuracy_pct": 1.0, "iou_pct": {}}
         return dict.fromkeys(found, row)
 
-    monkeypatch.setattr(engine, "_evaluate", scripted)
+    monkeypatch.setattr(training, "evaluate_sets", scripted)
     folder = engine.train(dataclasses.replace(cfg, oracle=True))
     assert checkpoint.load(folder / "best_on_target.pt")["step"] == 8
     assert checkpoint.load(folder / "best_on_target.pt")["oracle"] == 80.0

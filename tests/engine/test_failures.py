@@ -12,7 +12,7 @@ from colour_toy import CLASSES, Toy, small_network
 from torch.utils.data import ConcatDataset
 
 from ibnvision import engine
-from ibnvision.engine import checkpoint
+from ibnvision.engine import checkpoint, evaluation, processes, sets
 from ibnvision.engine.progress import Interrupted, StopRequest
 from ibnvision.tasks import segmentation
 
@@ -73,7 +73,7 @@ def test_a_dead_worker_is_named(cfg, monkeypatch):
         os._exit(1)
 
     monkeypatch.setattr(Toy, "__getitem__", dying)
-    monkeypatch.setattr(engine.sets, "training_set", lambda *_: ConcatDataset([Whole()]))
+    monkeypatch.setattr(sets, "training_set", lambda *_: ConcatDataset([Whole()]))
     with pytest.raises(RuntimeError, match=r"a data worker died \(workers = 1\): use workers=0"):
         engine.train(dataclasses.replace(cfg, workers=1))
 
@@ -131,17 +131,21 @@ def test_processes_stop_together(cfg, monkeypatch):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         group = torch.distributed.new_group(backend="gloo")
-        assert engine._any(True, group) and not engine._any(False, group)
+        assert processes.any_of(True, group) and not processes.any_of(False, group)
     finally:
         torch.distributed.destroy_process_group()
-    assert engine._any(True, None) and not engine._any(False, None)
-    monkeypatch.setattr(engine, "broadcast", lambda values: values)
+    assert processes.any_of(True, None) and not processes.any_of(False, None)
+    monkeypatch.setattr(evaluation, "broadcast", lambda values: values)
     others = [True]
-    monkeypatch.setattr(engine, "gather_object", lambda s: [*s, *((s[0][0], o) for o in others)])
-    two = SimpleNamespace(num_processes=2, process_index=0, device=torch.device("cpu"))
-    found = {"toy_day": engine.sets.build(cfg, "toy_day", "val")}
+    monkeypatch.setattr(
+        evaluation, "gather_object", lambda s: [*s, *((s[0][0], o) for o in others)]
+    )
+    two = SimpleNamespace(
+        num_processes=2, process_index=0, is_main_process=True, device=torch.device("cpu")
+    )
+    found = {"toy_day": sets.build(cfg, "toy_day", "val")}
     words = (cfg, segmentation, small_network("", num_classes=len(CLASSES)), found, "val", CLASSES)
     with pytest.raises(Interrupted):
-        engine._evaluate(*words, two, stop=StopRequest())
+        evaluation.evaluate_sets(*words, two, stop=StopRequest())
     others.clear()
-    assert list(engine._evaluate(*words, two, stop=StopRequest())) == ["toy_day"]
+    assert list(evaluation.evaluate_sets(*words, two, stop=StopRequest())) == ["toy_day"]

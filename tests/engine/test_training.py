@@ -12,7 +12,7 @@ from same_run import assert_same_run
 from torch import nn
 
 from ibnvision import config, data, engine
-from ibnvision.engine import checkpoint
+from ibnvision.engine import checkpoint, processes
 from ibnvision.tasks import segmentation
 
 
@@ -106,7 +106,7 @@ def test_synchronized_statistics_are_refused_where_they_cannot_be(cfg, monkeypat
     engine.train(dataclasses.replace(cfg, sync_norm=True))  # one process needs none
     several = SimpleNamespace(num_processes=2)
     given = {}
-    monkeypatch.setattr(engine, "Accelerator", lambda **kwargs: given.update(kwargs) or several)
+    monkeypatch.setattr(processes, "Accelerator", lambda **kwargs: given.update(kwargs) or several)
     with pytest.raises(ValueError, match="sync_norm must be false under several processes, got"):
         engine.train(dataclasses.replace(cfg, sync_norm=True, name="several"))
     patience = given["kwargs_handlers"][0].timeout  # while one process reads every label
