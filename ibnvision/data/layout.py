@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 HAZY = ("hazy", "haze", "input", "in")
 CLEAR = ("clear", "gt", "target", "clean")
 HAZY_END = re.compile(r"[-_ ](hazy|haze)$")  # of a stem in lower case

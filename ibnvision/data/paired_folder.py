@@ -4,8 +4,8 @@
     DIR/{train,val,test}/hazy/*  .../clear/*       to train on; val/ and test/ as you need them
 
 Folders may also be named haze, input or in, and gt, target or clean, in any case; or both kinds
-share a folder, told apart by the ends of their names (`a_hazy.jpg`, `a_gt.png`). Pictures are
-.png, .jpg, .jpeg or .bmp of 8 or 16 bits. A hazy picture belongs to the clear one of the same name
+share a folder, told apart by the ends of their names (`a_hazy.jpg`, `a_gt.png`). Pictures have
+one of layout.SUFFIXES and 8 or 16 bits. A hazy picture belongs to the clear one of the same name
 without that end and the suffix, or else of its name up to the first "_", so that `a_1`, `a_2` share
 `a`. Both must have the same size.
 

@@ -2,7 +2,7 @@
 
 The folder given is the set, or one that holds it under one of its names (`ITS*`, `RESIDE-IN`,
 `reside-indoor`, `OTS*`, `RESIDE-OUT`, `SOTS*`, `Haze4K*`, `RTTS*`; also inside `RESIDE*`). Names
-on disk may be in any case, pictures .png, .jpg, .jpeg or .bmp. There:
+on disk may be in any case, pictures with one of layout.SUFFIXES. There:
 
     its           {train,.}/{hazy,haze,ITS_haze} with {clear,GT,ITS_clear}; val/ if there is one
     ots           the same; hazy also in OTS/ or split over part1/, part2/, ...; also clear_images/

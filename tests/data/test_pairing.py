@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ibnvision.data import build_domain
-from ibnvision.data.layout import Found
+from ibnvision.data.layout import SUFFIXES, Found
 from ibnvision.data.pairing import by_name, by_number, held_out
 
 
@@ -137,10 +137,6 @@ def test_a_wrong_folder_says_what_was_looked_for_and_what_is_there(tmp_path):
     make(tmp_path / "Hazy", "a.png")
     assert message(tmp_path).endswith(f"in {str(tmp_path)!r} found Hazy/, notes.txt, photos/")
     (tmp_path / "Clear").mkdir()
-    assert message(tmp_path).endswith(
-        f"{str(tmp_path / 'Clear')!r} holds no .png, .jpg, .jpeg, .bmp"
-    )
+    assert message(tmp_path).endswith(f"{str(tmp_path / 'Clear')!r} holds no {', '.join(SUFFIXES)}")
     (tmp_path / "Hazy" / "a.png").unlink()
-    assert message(tmp_path).endswith(
-        f"{str(tmp_path / 'Hazy')!r} holds no .png, .jpg, .jpeg, .bmp"
-    )
+    assert message(tmp_path).endswith(f"{str(tmp_path / 'Hazy')!r} holds no {', '.join(SUFFIXES)}")

@@ -1,9 +1,11 @@
+import cv2
 import pytest
 from miniature_detection import yolo
 from miniature_segmentation import write_image
 
 from ibnvision.data import build_domain, classes, splits
 from ibnvision.data.check import check_set
+from ibnvision.data.layout import SUFFIXES
 
 NAME = "yolo_txt"
 
@@ -39,6 +41,17 @@ def test_flat_folder_is_a_test_set(tmp_path):
     assert splits(NAME, tmp_path) == ("test",) and len(build(tmp_path, "test")) == 4
     with pytest.raises(ValueError, match="must hold train/ to give a val split"):
         build(tmp_path, "val")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_of_pictures_is_read(tmp_path, suffix):
+    yolo(tmp_path)
+    folder = tmp_path / "images" / "val"
+    cv2.imwrite(str(folder / f"e{suffix}"), cv2.imread(str(folder / "a.jpg")))
+    data = build(tmp_path, "val")
+    assert [record.image.name for record in data.records][-1] == f"e{suffix}"
+    same = [data[index]["image"] for index in (0, 4)]
+    assert (same[0] - same[1]).abs().mean() < 0.02 and data.check() == []
 
 
 @pytest.mark.parametrize(
