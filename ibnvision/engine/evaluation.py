@@ -48,7 +48,8 @@ def evaluate(
 
     Returns per domain what the task's metric computes, `images`, and `facts`, that is what was
     evaluated and how: protocol, label map, split, hash of the file list. With `out`, also writes
-    overlays/<domain>_<i>.png there, and confusion_<domain>.png where the metric has counted one.
+    overlays/<domain>_<i>.png there, and confusion_<domain>.png where the metric has counted one; a
+    ":" in a domain becomes "_".
     """
     task, accelerator = find_task(cfg), start(cfg)
     names = list(cfg.test_domains if domains is None else domains)
@@ -87,6 +88,7 @@ def evaluate_sets(
     overlays = (out or Path()) / "overlays"
     for domain, dataset in found.items():
         metric, shown = task.new_metric(classes), 0
+        stem = domain.replace(":", "_")  # which no file on Windows may hold
         single, mine = sets.evaluation_batch(task, dataset), sets.share(dataset, accelerator)
         for index, batch in enumerate(sets.loader(cfg, mine, batch_size=single)):
             if index == batches or (stop and stop.raised):
@@ -104,7 +106,7 @@ def evaluate_sets(
                     classes=classes,
                     palette=torch.tensor(data.palette(classes)),
                 )
-                pictures.save_png(picture, overlays / f"{domain}_{shown}.png")
+                pictures.save_png(picture, overlays / f"{stem}_{shown}.png")
                 shown += 1
         stopped = bool(stop and stop.raised)
         if accelerator.num_processes > 1:
@@ -120,7 +122,7 @@ def evaluate_sets(
         told = {**sets.facts(cfg, dataset, split), **task.facts(cfg)}
         results[domain] = {"images": told["images"], **scores[0], "facts": told}
         if out and hasattr(metric, "confusion"):
-            path = out / f"confusion_{domain}.png"
+            path = out / f"confusion_{stem}.png"
             pictures.save_confusion(metric.confusion, classes, domain, path)
     model.train(training)
     return results

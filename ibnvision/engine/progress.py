@@ -153,12 +153,14 @@ def _by_class(results: Mapping[str, Mapping[str, Any]], key: str) -> Table:
 
 def told(domain: str, facts: Mapping[str, Any]) -> str:
     """What is stored beside a domain's numbers in one line, hashes shortened."""
-    said = {key: value for key, value in facts.items() if value not in (None, [])}
+    said = {key: value for key, value in facts.items() if value not in (None, [], {})}
     words = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in said.items()]
     return f"{domain}: {', '.join(words)}"
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = [f"{key} {count}" for key, count in value.items()]
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 

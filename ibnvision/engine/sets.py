@@ -211,7 +211,8 @@ def facts(cfg: Config, dataset: Any, split: str) -> dict[str, Any]:
 def training_facts(training: Any) -> dict[str, dict[str, Any]]:
     """By domain what is stored of a set of labelled pictures that is trained on."""
     found = {d.domain: d.facts() for d in training.datasets if hasattr(d, "facts")}
-    kept = ("label_map", "split", "images", "files_sha256", "annotations_sha256", "notes")
+    told = ("label_map", "split", "images", "images_without_objects", "left_out", "notes")
+    kept = (*told, "files_sha256", "annotations_sha256")
     return {domain: {k: row[k] for k in kept if k in row} for domain, row in found.items()}
 
 

@@ -4,7 +4,7 @@ from . import dea_net, densenet_ibn, resnet_ibn, vit_lambda
 from .checkpoint import checkpoint_filter_fn, load_weights
 from .dea_net import DEANet, from_weights
 from .densenet_ibn import DenseNetIBN
-from .detector import DETECTORS, create_detector, detection_losses
+from .detector import DETECTORS, create_detector, detection_losses, detector_defaults
 from .placement import NORMS
 from .resnet_ibn import ResNetIBN
 from .seg_heads import HEADS
@@ -33,6 +33,7 @@ __all__ = [
     "create_detector",
     "create_segmenter",
     "detection_losses",
+    "detector_defaults",
     "from_weights",
     "load_weights",
 ]

@@ -59,6 +59,7 @@ DETECTORS = {
     "fcos": Detector(FCOS, (8, 16, 32), 1, (1,), (1.0,)),
 }
 _LEVELS = 5
+_RESULTS = ("score_thresh", "nms_thresh", "detections_per_img")
 _NEVER = -1e4  # a logit of probability 0, whatever the weights do around it
 
 
@@ -241,6 +242,18 @@ def detection_losses(
         return model(images, targets)
 
 
+def detector_defaults(detector: str) -> dict[str, Any]:
+    """To which sizes a detector of create_detector scales images and which boxes it gives where
+    nothing else is asked for: min_size, max_size, score_thresh, nms_thresh, detections_per_img.
+    """
+    known("detector", detector, DETECTORS)
+    kind = DETECTORS[detector]
+    ours = inspect.signature(create_detector).parameters
+    theirs = inspect.signature(kind.build.__init__).parameters
+    sizes = {name: ours[name].default for name in ("min_size", "max_size")}
+    return sizes | {name: theirs[f"{kind.prefix}{name}"].default for name in _RESULTS}
+
+
 def _create(name: str, norm: str | None, arguments: dict[str, Any]) -> tuple[Any, bool]:
     try:
         return create_features(name, norm, None, {"dynamic_img_size": True, **arguments})
@@ -342,7 +355,7 @@ def _anchors(
 def _results(
     kind: Detector, score: float | None, nms: float | None, count: int | None
 ) -> dict[str, Any]:
-    given = {"score_thresh": score, "nms_thresh": nms, "detections_per_img": count}
+    given = dict(zip(_RESULTS, (score, nms, count), strict=True))
     return {f"{kind.prefix}{name}": value for name, value in given.items() if value is not None}
 
 

@@ -151,10 +151,14 @@ def evaluate(model: nn.Module, batch: dict[str, Any], cfg: Any) -> tuple[list, l
 
 def facts(cfg: Any) -> dict[str, Any]:
     """At which size the detector sees an image, and which of its boxes it keeps."""
-    kept = ("min_size", "max_size", "score_thresh", "nms_thresh", "detections_per_img")
+    from ibnvision.models import detector_defaults
+
     args = chosen(cfg.model_args)
-    given = {key: args[key] for key in kept if key in args}
-    return {"detector": args.get("detector", "faster_rcnn"), **given}
+    detector = args.get("detector", "faster_rcnn")
+    used = {key: args.get(key, value) for key, value in detector_defaults(detector).items()}
+    if used["min_size"] == 0:
+        used |= {"min_size": "that of the image", "max_size": None}
+    return {"detector": detector, **used}
 
 
 def new_metric(classes: Sequence[str]) -> DetectionMetric:

@@ -12,7 +12,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from ibnvision.layers import fold_norm, fuse_norm_act
-from ibnvision.models import DETECTORS, create_detector, detection_losses
+from ibnvision.models import DETECTORS, create_detector, detection_losses, detector_defaults
 from ibnvision.ops import reference_ops
 from ibnvision.testing import assert_close
 
@@ -42,6 +42,18 @@ def build(backbone="resnet18", detector="fcos", **kwargs):
         arguments["rpn_post_nms_top_n_train"] = arguments["rpn_post_nms_top_n_test"] = 50
     arguments["backbone_args"] = BACKBONES[backbone]
     return create_detector(backbone, detector, **{**arguments, **kwargs})
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_defaults_are_those_of_a_new_model(detector):
+    model = build(detector=detector, min_size=800, score_thresh=None)
+    given = model.roi_heads if detector == "faster_rcnn" else model
+    told = {name: getattr(given, name) for name in ("score_thresh", "nms_thresh")}
+    told["detections_per_img"] = given.detections_per_img
+    told |= {"min_size": model.transform.min_size[0], "max_size": model.transform.max_size}
+    assert detector_defaults(detector) == told
+    with pytest.raises(KeyError, match="detector 'yolo' is unknown"):
+        detector_defaults("yolo")
 
 
 @pytest.fixture

@@ -88,7 +88,13 @@ def test_a_table_of_a_detector_holds_for_it_alone():
     assert detection.chosen(fcos) == {"detector": "fcos", "fpn_channels": 64, "score_thresh": 0.1}
     cfg = config.Config(task="detection", model_args=fcos)
     detection.check(cfg)
-    assert detection.facts(cfg) == {"detector": "fcos", "score_thresh": 0.1}
+    assert detection.facts(cfg) == {
+        **{"detector": "fcos", "min_size": 800, "max_size": 1333},
+        **{"score_thresh": 0.1, "nms_thresh": 0.6, "detections_per_img": 100},
+    }
+    whole = config.Config(task="detection", model_args={"min_size": 0})
+    assert detection.facts(whole)["min_size"] == "that of the image"
+    assert detection.facts(whole)["score_thresh"] == 0.05
     with pytest.raises(TypeError, match="model_args.fcos must be a table, got 3"):
         detection.check(config.Config(task="detection", model_args={"fcos": 3}))
 
