@@ -18,6 +18,7 @@ from ibnvision import config
 from . import dehazing_pictures as pictures
 from . import dehazing_rows, paired, record, run_arguments
 from . import dehazing_scores as words
+from .plans import Job, Row, plan_rows
 from .run_results import (
     batch_words,
     cell_records,
@@ -27,7 +28,7 @@ from .run_results import (
     results_of,
     summary_of,
 )
-from .runs import Job, Outcome, Row, State, plan_rows, train_all
+from .runs import Outcome, State, train_all
 
 CONFIGS = {"tiny": "dehaze_streets_tiny", "quick": "streets_dehaze"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}

@@ -15,7 +15,7 @@ from ibnvision.metrics import psnr
 
 from . import pictures, record
 from .dehazing_scores import FULL, PRIOR
-from .runs import dataset_of
+from .plans import dataset_of
 
 SHOWN = {"motorcycle_medium": 0, "haze": 0}  # domain -> picture: the first ones, never picked
 LARGEST = 300_000  # bytes of the picture for the README

@@ -16,7 +16,7 @@ from ibnvision.methods import dark_channel
 from ibnvision.metrics import RestorationMetric, psnr
 
 from .dehazing_scores import IDENTITY, PRIOR, TUNED_PRIOR
-from .runs import dataset_of
+from .plans import dataset_of
 
 Restore = Callable[[Tensor], Tensor]
 Found = dict[str, dict[str, Any]]

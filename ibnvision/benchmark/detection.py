@@ -19,6 +19,7 @@ from ibnvision import config, metrics
 from . import detection_pictures as pictures
 from . import detection_scores as words
 from . import paired, record, run_arguments, scores
+from .plans import Job, Row, plan_rows
 from .run_results import (
     batch_words,
     cell_records,
@@ -28,7 +29,7 @@ from .run_results import (
     results_of,
     summary_of,
 )
-from .runs import Job, Outcome, Row, State, plan_rows, train_all
+from .runs import Outcome, State, train_all
 
 CONFIGS = {"tiny": "det_streets_tiny", "quick": "streets_detect"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}

@@ -14,7 +14,7 @@ from ibnvision.tasks import TASKS
 
 from . import pictures
 from .detection_scores import AP50, NOT_CONVERGED
-from .runs import Row, dataset_of
+from .plans import Row, dataset_of
 
 Results = Mapping[str, Any]
 

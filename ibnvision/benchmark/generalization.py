@@ -23,18 +23,9 @@ from ibnvision.ops import reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
 from . import comparisons, measure, pictures, record, report, run_arguments, scores, targets
+from .plans import FULL_ROWS, ROWS, Job, Row, dataset_of, plan
 from .run_results import leave_weights, results_of, write
-from .runs import (
-    FULL_ROWS,
-    ROWS,
-    Job,
-    Outcome,
-    Row,
-    State,
-    dataset_of,
-    plan,
-    train_all,
-)
+from .runs import Outcome, State, train_all
 
 CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick", "full": "streets_quick"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}

@@ -19,9 +19,10 @@ from ibnvision import config
 
 from . import record, resolution_pictures, resolution_rows, run_arguments
 from . import resolution_scores as words
+from .plans import Job, Row, digest, plan_rows
 from .resolution_rows import Scores, View
 from .run_results import finish, results_of
-from .runs import Job, Outcome, Row, State, digest, plan_rows, train_all
+from .runs import Outcome, State, train_all
 
 CONFIGS = {"tiny": "vit_streets_tiny", "quick": "streets_vit"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}

@@ -21,8 +21,8 @@ from ibnvision.tasks import TASKS
 
 from . import measure, record
 from .live_bytes import LiveBytes
+from .plans import Job, dataset_of, digest
 from .resolution_scores import PROBES, SCALES, SCENE, SHEET
-from .runs import Job, dataset_of, digest
 
 PICTURES = 64  # scenes of the test split at most
 AT_ONCE = 16  # pictures of the trained size, or as many pixels, in a forward pass

@@ -11,16 +11,8 @@ from ibnvision.config import to_dict
 from ibnvision.ops import kernel_report
 
 from . import record, scores, targets
-from .runs import (
-    Job,
-    Outcome,
-    State,
-    dataset_of,
-    final_scores,
-    fingerprints,
-    protocol_of,
-    roles_of,
-)
+from .plans import Job, dataset_of, final_scores, fingerprints, protocol_of, roles_of
+from .runs import Outcome, State
 
 Found = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Any]]]]
 

@@ -1,195 +1,29 @@
-"""The trainings of a benchmark: what they are, and running them side by side."""
+"""Running the trainings of a benchmark side by side, and going on where it was stopped."""
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibnvision import config, data, engine
+from ibnvision import config, engine
 from ibnvision.config import Config
-from ibnvision.data.shifts import APPEARANCE_HASH
 from ibnvision.engine.progress import StopRequest
 from ibnvision.engine.run_folder import HARMLESS
 from ibnvision.ops import kernel_report
 
 from . import record, scores
 from .children import Children, lock_folder
+from .plans import Job, final_scores, roles_of
 
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: its name, and what it changes in the config."""
-
-    name: str
-    overrides: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        return self.name.lower().replace(" + ", "_").replace("-", "_").replace(" ", "_")
-
-
-def _norm_row(name: str, ibn: str, augment: str) -> Row:
-    return Row(name, (f"model_args.backbone_args.ibn={ibn}", f"augment={augment}"))
-
-
-def _isw_row(name: str, augment: str) -> Row:
-    """Collected over 500 images, as RobustNet does, after 5 epochs of 20 steps; there after 6."""
-    isw = 'model_args.whitening={kind="isw", begin=100, collect=31, clusters=3}'
-    return Row(name, (isw, f"augment={augment}"))
-
-
-ROWS = (  # of the generalization benchmark
-    _norm_row("BN", "none", "flip"),
-    _norm_row("BN + jitter", "none", "jitter"),
-    _norm_row("IBN-a", "a", "flip"),
-    _norm_row("IBN-b", "b", "flip"),
-)
-FULL_ROWS = (  # of its full preset: every norm with and without the augmentation
-    *ROWS,
-    _norm_row("IBN-a + jitter", "a", "jitter"),
-    _norm_row("IBN-b + jitter", "b", "jitter"),
-    _isw_row("ISW", "flip"),
-    _isw_row("ISW + jitter", "jitter"),
-)
 RESERVE_S = 40.0  # for throughput, pictures and the page
-UNITS = {"miou_pct": "mIoU %", "psnr_rgb_db": "PSNR dB"}  # of a task's score
-PHOTOGRAPHS = ("motorcycle_",)  # real, though they need no folder
-STRESS = ("streets_sketch", "streets_invert")
-CAMVID = ("camvid_day", "camvid_dusk")
-NOT_PROTOCOL = (*HARMLESS, "seed", "data", "oracle")
-LATER = (  # younger than recorded protocols: left out where they do nothing
-    *("loss_args", "lr_end", "backbone_lr", "scale", "class_uniform", "sync_norm"),
-    *("protocol", "eval_scales", "eval_flip", "empty_images"),
-)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training."""
-
-    row: Row
-    seed: int
-    cfg: Config
-    overrides: tuple[str, ...]
-    protocol: str
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.cfg.out) / self.cfg.task / self.cfg.name
-
-    def command(self, config_name: str, *flags: str) -> list[str]:
-        return [sys.executable, "-m", "ibnvision", "train", config_name, *self.overrides, *flags]
-
-
-def roles_of(cfg: Config) -> dict[str, str]:
-    """Domain -> source, target, stress or real, of everything that `cfg` trains on or tests.
-
-    A network that was trained on real frames has real targets, with no role of their own.
-    """
-    roles = dict.fromkeys(cfg.train_domains, "source")
-    drawn = not any(data.domain_of(name).data_key for name in cfg.train_domains)
-    for name in cfg.test_domains:
-        domain = data.domain_of(name)
-        real = drawn and (domain.data_key or name.startswith(PHOTOGRAPHS))
-        roles.setdefault(name, "stress" if domain.stress else "real" if real else "target")
-    return roles
-
-
-def fingerprints(cfg: Config) -> dict[str, str]:
-    """ "domain split" -> hash of what is trained on or evaluated."""
-    splits = [(d, s) for d in cfg.train_domains for s in ("train", "val", "test")]
-    splits += [(d, "test") for d in cfg.test_domains if d not in cfg.train_domains]
-    return {f"{d} {s}": dataset_of(cfg, d, s).fingerprint() for d, s in splits}
-
-
-def dataset_of(cfg: Config, domain: str, split: str, limit: int | None = None) -> Any:
-    root = data.root_of(domain, cfg.data)
-    size: Any = tuple(cfg.size) or None
-    how: dict[str, Any] = {"preset": cfg.preset, "size": size, "empty": cfg.empty_images}
-    return data.build_domain(domain, split, root=root, limit=limit, **how)
-
-
-def digest(*parts: Any) -> str:
-    """SHA-256 of plain values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def protocol_of(prints: Mapping[str, str], *configs: Config) -> str:
-    """Hash of the data, the appearance recipe and the configs without seed and names."""
-    plain, defaults = [], config.to_dict(Config())
-    for cfg in configs:
-        values = config.to_dict(cfg)
-        idle = [key for key in LATER if values[key] == defaults[key]]
-        plain.append({k: v for k, v in values.items() if k not in (*NOT_PROTOCOL, *idle)})
-    return digest(dict(prints), APPEARANCE_HASH, plain)
-
-
-def plan(
-    config_name: str,
-    seeds: Sequence[int],
-    overrides: Sequence[str],
-    out: Path,
-    *,
-    camvid: bool,
-    rows: Sequence[Row] = ROWS,
-) -> list[Job]:
-    """All trainings of the generalization benchmark; see plan_rows."""
-    base = config.load(config_name, overrides)
-    tests = [*dict.fromkeys([*base.train_domains, *base.test_domains, *STRESS])]
-    tests += [d for d in CAMVID if camvid and d not in tests]
-    return plan_rows(rows, tests, config_name, seeds, overrides, out)
-
-
-def plan_rows(
-    rows: Sequence[Row],
-    tests: Sequence[str],
-    config_name: str,
-    seeds: Sequence[int],
-    overrides: Sequence[str],
-    out: Path,
-) -> list[Job]:
-    """All trainings, seed by seed, so that a benchmark cut short holds whole seeds.
-
-    tests: the domains that every one is tested on.
-    """
-    base = config.load(config_name, overrides)
-    prints = fingerprints(dataclasses.replace(base, test_domains=tuple(tests)))
-    jobs = []
-    for seed in seeds:
-        for row in rows:
-            mine = (
-                *overrides,
-                f"test_domains=[{','.join(tests)}]",
-                *row.overrides,
-                f"seed={seed}",
-                "threads=1",
-                f"out={out / 'runs'}",
-                f"scenes={out / 'scenes'}",
-                f"name={row.key}_seed{seed}",
-            )
-            cfg = config.load(config_name, mine)
-            jobs.append(Job(row, seed, cfg, mine, protocol_of(prints, cfg)))
-    return jobs
-
-
-def final_scores(job: Job) -> dict[str, dict[str, Any]] | None:
-    """Domain -> the metric's fields after the last step; None where the run is not complete."""
-    rows = [
-        r
-        for r in engine.read_records(job.folder)
-        if r["kind"] == "eval" and r["split"] == "test" and r["step"] == job.cfg.steps
-    ]
-    found = {r["domain"]: r for r in rows}
-    complete = set(job.cfg.test_domains) <= set(found) and (job.folder / "last.pt").is_file()
-    return found if complete else None
+UNITS = {"miou_pct": "mIoU %", "psnr_rgb_db": "PSNR dB", "ap50_pct": "AP50 %"}  # of a task's score
 
 
 def announce(

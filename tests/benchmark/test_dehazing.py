@@ -7,6 +7,7 @@ from ibnvision import config
 from ibnvision.benchmark import (
     dehazing,
     dehazing_pictures,
+    plans,
     record,
     report,
     run_results,
@@ -233,7 +234,7 @@ def test_plan_differs_only_in_the_part_left_out(jobs):
 
 
 def test_roles_of_the_domains(jobs):
-    roles = runs.roles_of(jobs[0].cfg)
+    roles = plans.roles_of(jobs[0].cfg)
     by_role = {role: [d for d, r in roles.items() if r == role] for role in roles.values()}
     assert by_role["source"] == ["haze"] and by_role["stress"] == ["haze_none"]
     assert by_role["target"] == ["haze_dense", "haze_tinted", "haze_patchy", "haze_camera"]
@@ -265,7 +266,7 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
         extra = {"weight": 0.5, "untouched_pct": 50.0, "worst_db": 20.0}
         return {d: fields(22.0) | extra for d in domains}
 
-    monkeypatch.setattr(runs.Job, "command", command)
+    monkeypatch.setattr(plans.Job, "command", command)
     monkeypatch.setattr(dehazing.dehazing_rows, "gated", gated)
     monkeypatch.setattr(dehazing_pictures, "write", lambda weights, folder: {})
     out, kept = tmp_path / "bench", tmp_path / "kept.jsonl"

@@ -7,6 +7,7 @@ from ibnvision import config
 from ibnvision.benchmark import (
     detection,
     detection_pictures,
+    plans,
     record,
     report,
     run_results,
@@ -213,7 +214,7 @@ def test_your_own_second_set_is_a_target():
         train_domains=("coco_json",),
         test_domains=("coco_json", "coco_json:away"),
     )
-    assert runs.roles_of(cfg) == {"coco_json": "source", "coco_json:away": "target"}
+    assert plans.roles_of(cfg) == {"coco_json": "source", "coco_json:away": "target"}
 
 
 FAKE = """
@@ -237,7 +238,7 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
         facts = [str(job.folder), config.dump(cfg), cfg.steps, cfg.test_domains, fields(value)]
         return [runs.sys.executable, "-I", "-c", FAKE, json.dumps(facts)]
 
-    monkeypatch.setattr(runs.Job, "command", command)
+    monkeypatch.setattr(plans.Job, "command", command)
     monkeypatch.setattr(detection_pictures, "load_trained", lambda weights: None)
     monkeypatch.setattr(detection_pictures, "save_png", lambda picture, path: None)
     monkeypatch.setattr(detection_pictures, "detections", lambda trained, domain: None)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ibnvision.benchmark import generalization, record, runs
+from ibnvision.benchmark import generalization, plans, record
 from ibnvision.methods.whitening import InstanceWhitening
 
 TINY = ("steps=2", "eval_every=1", "log_every=1")
@@ -27,8 +27,8 @@ def test_tiny_end_to_end(tmp_path, capsys):
 
 
 def test_isw_is_timed_with_its_loss(tmp_path, monkeypatch):
-    rows = [row for row in runs.FULL_ROWS if row.name == "ISW"]
-    jobs = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
+    rows = [row for row in plans.FULL_ROWS if row.name == "ISW"]
+    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
     steps, term = [], InstanceWhitening._term
     monkeypatch.setattr(
         InstanceWhitening, "_term", lambda self, *args: steps.append(self.step) or term(self, *args)

@@ -9,7 +9,7 @@ import torch
 from waiting import free, until
 
 from ibnvision import config, engine
-from ibnvision.benchmark import runs
+from ibnvision.benchmark import plans, runs
 
 TINY = ("steps=2", "eval_every=1", "log_every=1")
 
@@ -17,11 +17,11 @@ TINY = ("steps=2", "eval_every=1", "log_every=1")
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     out = tmp_path_factory.mktemp("plan")
-    return runs.plan("seg_streets_tiny", [0, 1], TINY, out, camvid=False)
+    return plans.plan("seg_streets_tiny", [0, 1], TINY, out, camvid=False)
 
 
 def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
-    assert [(j.row.name, j.seed) for j in jobs[:4]] == [(r.name, 0) for r in runs.ROWS]
+    assert [(j.row.name, j.seed) for j in jobs[:4]] == [(r.name, 0) for r in plans.ROWS]
     plain = [config.to_dict(j.cfg) for j in jobs]
     differing = {k for k in plain[0] if len({json.dumps(p[k]) for p in plain}) > 1}
     assert differing == {"model_args", "augment", "seed", "name"}
@@ -31,8 +31,8 @@ def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
 
 
 def test_the_full_rows_are_each_norm_with_and_without_jitter(tmp_path):
-    rows = runs.FULL_ROWS
-    planned = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
+    rows = plans.FULL_ROWS
+    planned = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
     assert len(planned) == len({j.row.key for j in planned}) == 8
     assert len({j.protocol for j in planned}) == 8
     by_name = {j.row.name: j.cfg for j in planned}
@@ -51,7 +51,7 @@ def test_the_full_rows_are_each_norm_with_and_without_jitter(tmp_path):
 
 def test_roles_leave_stress_and_real_out_of_the_targets(jobs):
     cfg = dataclasses.replace(jobs[0].cfg, test_domains=(*jobs[0].cfg.test_domains, "camvid_dusk"))
-    assert runs.roles_of(cfg) == {
+    assert plans.roles_of(cfg) == {
         "streets_day": "source",
         "streets_night": "target",
         "streets_sketch": "stress",
@@ -64,12 +64,12 @@ def test_protocol_ignores_the_seed_and_sees_everything_else(jobs):
     first, other_seed = jobs[0], jobs[4]
     assert first.protocol == other_seed.protocol
     assert first.protocol != jobs[1].protocol
-    prints = runs.fingerprints(first.cfg)
+    prints = plans.fingerprints(first.cfg)
     assert "streets_day train" in prints and "streets_night test" in prints
-    assert runs.protocol_of(prints, first.cfg) == first.protocol
+    assert plans.protocol_of(prints, first.cfg) == first.protocol
     changed = dataclasses.replace(first.cfg, lr=0.01)
-    assert runs.protocol_of(prints, changed) != first.protocol
-    assert runs.protocol_of({**prints, "streets_night test": ""}, first.cfg) != first.protocol
+    assert plans.protocol_of(prints, changed) != first.protocol
+    assert plans.protocol_of({**prints, "streets_night test": ""}, first.cfg) != first.protocol
 
 
 def test_budget_counts_rounds_of_workers_and_a_reserve():
@@ -103,11 +103,11 @@ def fake_train(monkeypatch, fails=()):
         facts = [cfg.name, str(job.folder), config.dump(cfg), cfg.steps, cfg.test_domains, fails]
         return [runs.sys.executable, "-I", "-c", FAKE, json.dumps(facts)]
 
-    monkeypatch.setattr(runs.Job, "command", command)
+    monkeypatch.setattr(plans.Job, "command", command)
 
 
 def test_a_crashed_training_is_told_and_the_others_go_on_and_are_reused(tmp_path, monkeypatch):
-    jobs = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
+    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
     said = []
     fake_train(monkeypatch, fails=["ibn_a_seed0"])
     state = runs.State(tmp_path)
@@ -123,13 +123,13 @@ def test_a_crashed_training_is_told_and_the_others_go_on_and_are_reused(tmp_path
     assert not again.failed and len(again.done) == 4
     assert again.reused == {"bn_seed0", "bn_jitter_seed0", "ibn_b_seed0"}
 
-    changed = runs.plan("seg_streets_tiny", [0], (*TINY, "lr=0.01"), tmp_path, camvid=False)
+    changed = plans.plan("seg_streets_tiny", [0], (*TINY, "lr=0.01"), tmp_path, camvid=False)
     fresh = runs.run_jobs(changed, "seg_streets_tiny", state, workers=2, say=said.append)
     assert not fresh.reused and len(fresh.done) == 4
 
 
 def test_a_seed_beyond_the_budget_is_dropped_aloud(tmp_path, monkeypatch):
-    jobs = runs.plan("seg_streets_tiny", [0, 1, 2], TINY, tmp_path, camvid=False)
+    jobs = plans.plan("seg_streets_tiny", [0, 1, 2], TINY, tmp_path, camvid=False)
     fake_train(monkeypatch)
     said, state = [], runs.State(tmp_path)
     got = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=2, budget_s=1.0, say=said.append)
@@ -152,9 +152,9 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_benchmark_that_is_stopped_takes_its_trainings_along(tmp_path, monkeypatch, number):
-    jobs = runs.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
+    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
     fake_train(monkeypatch)
-    short = runs.Job.command
+    short = plans.Job.command
 
     def command(job, *words):
         made = short(job, *words)
@@ -172,7 +172,7 @@ def test_a_benchmark_that_is_stopped_takes_its_trainings_along(tmp_path, monkeyp
     def found(ending):
         return {path.stem for path in (tmp_path / "runs" / "segmentation").glob(f"*.{ending}")}
 
-    monkeypatch.setattr(runs.Job, "command", command)
+    monkeypatch.setattr(plans.Job, "command", command)
     process = multiprocessing.get_context("fork").Process(target=benchmark)
     process.start()
     long = {"bn_jitter_seed0", "ibn_a_seed0"}
@@ -185,6 +185,6 @@ def test_a_benchmark_that_is_stopped_takes_its_trainings_along(tmp_path, monkeyp
     assert (told in (tmp_path / "said.txt").read_text()) == (number != signal.SIGKILL)
 
     until(lambda: free(tmp_path))
-    monkeypatch.setattr(runs.Job, "command", short)
+    monkeypatch.setattr(plans.Job, "command", short)
     again = runs.run_jobs(jobs, "seg_streets_tiny", runs.State(tmp_path), workers=2)
     assert again.reused == {"bn_seed0"} and len(again.done) == 4 and not again.failed
