@@ -2,7 +2,8 @@
 
 Rows Faster R-CNN and FCOS on ResNet-18, each with batch norm, IBN-a and IBN-b; every row and seed
 is a training of its own, in its own process with one thread. A row whose detector did not learn its
-source, or is lost in every other domain, is marked and counts for nothing. A restart reuses
+source, or is lost in every other domain, is marked and counts for nothing. With --restorer, the
+checkpoint of a dehazing run, each Faster R-CNN is measured once more behind it. A restart reuses
 finished runs and goes on with interrupted ones. Leaves results.json, table.md, records.jsonl,
 pictures, the runs, and detector.pt, which `ibnvision detect` finds.
 """
@@ -17,6 +18,7 @@ import torch
 from ibnvision import config, metrics
 
 from . import detection_pictures as pictures
+from . import detection_restored as restored
 from . import detection_scores as words
 from . import paired, record, run_arguments, scores
 from .plans import Job, Row, plan_rows
@@ -29,7 +31,7 @@ from .run_results import (
     results_of,
     summary_of,
 )
-from .runs import Outcome, State, train_all
+from .runs import train_all
 
 CONFIGS = {"tiny": "det_streets_tiny", "quick": "streets_detect"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
@@ -65,17 +67,21 @@ def plan(config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: 
 
 
 def collect(
-    jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
+    jobs: Sequence[Job], results: Mapping[str, Any], restorer: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """results.json: everything that table, pictures and records are made from."""
-    results = results_of(jobs, outcome, state, config_name, common)
+    """results.json, everything that table, pictures and records are made from, of what `results_of`
+    holds; restorer: what is stored of it, where rows are restored.
+    """
     found, roles = found_by_row(results["rows"]), results["roles"]
     summary = {name: summary_of(found, field, roles) for field, name in FIELDS.items()}
+    plain = {job.row.name: job.cfg for job in jobs}
     first = next(domains for runs in found.values() for domains in runs.values())
-    return results | {
+    return {
+        **results,
         "selection": SELECTION,
-        "steps": {job.row.name: job.cfg.steps for job in jobs},
-        "lr": {job.row.name: job.cfg.lr for job in jobs},
+        "restorer": restorer,
+        "steps": {row: plain[row.removesuffix(words.RESTORED)].steps for row in found},
+        "lr": {row: plain[row.removesuffix(words.RESTORED)].lr for row in found},
         "rules": metrics.rules(FIELDS),
         "sets": {domain: row["facts"] for domain, row in first.items()},
         "summary": summary,
@@ -107,6 +113,9 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
     for row in results["rows"]:
         if spent := words.minutes(row["runs"]):
             found.append({"metric": words.TRAINING, "model": row["name"]} | spent)
+    if results["restorer"]:
+        facts = {"metric": words.RESTORER, "unit": "steps", "n": 1, **results["restorer"]}
+        found.append(facts | {"value": facts.pop("steps")})
     for domain, facts in results["sets"].items():
         head = {"metric": words.SET, "column": domain, "role": roles[domain]}
         told = {key: facts[key] for key in FACTS if key in facts}
@@ -127,7 +136,9 @@ def preferred(results: Mapping[str, Any]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0, or 1 when a training failed."""
     parser = run_arguments.parser("detection", __doc__, CONFIGS)
+    parser.add_argument("--restorer", help="the checkpoint of a dehazing run")
     args = run_arguments.parse(parser, argv, SEEDS)
+    table, facts = restored.load(Path(args.restorer)) if args.restorer else (None, None)
     begin = time.perf_counter()
     out = Path(args.out or f"runs/detection_{args.preset}")
     torch.set_num_threads(1)
@@ -137,9 +148,13 @@ def main(argv: Sequence[str]) -> int:
     if trained is None:
         return 1
     common, say, state, outcome = trained
-    results = collect(jobs, outcome, state, config_name, common)
+    measured = results_of(jobs, outcome, state, config_name, common)
+    if table:
+        domains = list(measured["roles"])
+        measured["rows"] = restored.rows(measured["rows"], table, domains, say)
+    results = collect(jobs, measured, facts)
     say("pictures")
-    results["pictures"] = pictures.write(results, out / "pictures")
+    results["pictures"] = pictures.write(results, out / "pictures", table)
     detector = leave_weights(results, preferred(results), out / "detector.pt")
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)

@@ -9,18 +9,23 @@ from torch import Tensor
 
 from ibnvision import data
 from ibnvision.engine.pictures import save_png
-from ibnvision.engine.predict import Trained, load_trained
+from ibnvision.engine.predict import Trained
 from ibnvision.tasks import TASKS
 
-from . import pictures
+from . import detection_restored, pictures
 from .detection_scores import AP50, NOT_CONVERGED
 from .plans import Row, dataset_of
 
 Results = Mapping[str, Any]
 
 
-def write(results: Results, folder: Path) -> dict[str, Any]:
-    """Draw everything that the runs allow; returns the file names, relative to `folder`."""
+def write(
+    results: Results, folder: Path, restorer: detection_restored.Restorer | None = None
+) -> dict[str, Any]:
+    """Draw everything that the runs allow; returns the file names, relative to `folder`.
+
+    restorer: of the rows that were measured behind it.
+    """
     summary, why = results["summary"][AP50], results["not_converged"]
     shown = {
         f"{row} ({NOT_CONVERGED})" if why[row] else row: cells for row, cells in summary.items()
@@ -31,7 +36,7 @@ def write(results: Results, folder: Path) -> dict[str, Any]:
     for row in results["rows"]:
         if not row["runs"]:
             continue
-        trained = load_trained(Path(row["runs"][0]["folder"]) / "last.pt")
+        trained = detection_restored.trained(row["runs"][0], restorer)
         for domain in results["roles"]:
             name = f"{domain.replace(':', '_')}_{Row(row['name'], ()).key}.png"
             save_png(detections(trained, domain), folder / name)

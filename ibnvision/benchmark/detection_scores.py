@@ -15,6 +15,8 @@ BASE, NORMS = "BN", ("IBN-a", "IBN-b")
 DETECTORS = {"Faster R-CNN": "faster_rcnn", "FCOS": "fcos"}  # in a row's name -> in a config
 AP50, AP, VOC = "ap50", "ap", "voc_ap50"
 DIFFERENCE, TRAINING, SET = "ap50 difference", "training, CPU minutes", "test set"
+RESTORED, RESTORER = ", restored", "restorer, steps"  # end of a row's name, metric
+RESTORED_ONES = "Faster R-CNN"  # the rows that are measured behind a restorer, too
 LEAST_SOURCE = 60.0  # AP50 on the source from which on a row counts
 GRADED = 0.1, 0.9  # of the source: where at least one target has to lie
 NOT_CONVERGED = "not converged"
@@ -32,8 +34,11 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """(row, rival): each IBN against batch norm in the same detector."""
+    """(row, rival): each IBN against batch norm in the same detector, each row behind a restorer
+    against itself without.
+    """
     wanted = [(f"{d} {norm}", f"{d} {BASE}") for d in DETECTORS for norm in NORMS]
+    wanted += [(name, name.removesuffix(RESTORED)) for name in names if name.endswith(RESTORED)]
     return [(row, rival) for row, rival in wanted if row in names and rival in names]
 
 
@@ -58,7 +63,7 @@ def shortfall(cells: Mapping[str, Mapping[str, Any]], roles: scores.Roles) -> st
 
 def block(records: Records) -> str:
     """The Markdown of one run: rules, sets, scores, differences, and what they show."""
-    parts = [_rules(records), _sets(records), _table(records), _others(records)]
+    parts = [_rules(records), _restorer(records), _sets(records), _table(records), _others(records)]
     parts += [_differences(records), _headline(records), *_shown(records), _lost(records)]
     return "\n\n".join(part for part in parts if part)
 
@@ -87,6 +92,20 @@ def _rules(records: Records) -> str:
     text += f"seeds, from three seeds. {first['selection']} {CONVERGENCE_RULE} AP by "
     text += f"{first['ap_rule']}. Images without objects: {first['empty_image_rule']}. "
     return text + f"Protocol {first['protocol'][:16]}."
+
+
+def _restorer(records: Records) -> str:
+    """What stands in front of the rows that are restored."""
+    found = next((r for r in records if r["metric"] == RESTORER), None)
+    if found is None:
+        return ""
+    gate = " to ".join(f"{end:.3f}" for end in found["gate"]) if found["gate"] else "none"
+    source = f"{', '.join(found['trained_on'])} for {found['value']} steps, seed {found['seed']}"
+    return (
+        f"Restored: the very same weights behind {found['model']}, trained on {source} (sha256 "
+        f"{found['sha256'][:12]}); its gate opens over a haziness of {gate}. Nothing is trained "
+        "again, so the detector never saw a restored image."
+    )
 
 
 def _sets(records: Records) -> str:
@@ -166,18 +185,22 @@ def _differences(records: Records) -> str:
 
 
 def _headline(records: Records) -> str:
-    """What IBN does to the target mean and to the source, in one sentence for each pair."""
+    """What IBN, or a restorer, does to the target mean and to the source, pair by pair."""
     found = {(r["model"], r["rival"], r["column"]): r for r in records if r["metric"] == DIFFERENCE}
     texts = []
     for row, rival in pairs(list(_why(records))):
         away, home = (found.get((row, rival, c)) for c in (scores.MEAN, scores.SOURCE))
         if away and home:
             texts.append(
-                f"{row} stands {away['value']:+.1f} AP50 points from batch norm on the target mean "
-                f"({_verdict(away)}, ahead in {away['ahead']} of {away['n']} seeds) and "
+                f"{row} stands {away['value']:+.1f} AP50 points from {_words(row)} on the target "
+                f"mean ({_verdict(away)}, ahead in {away['ahead']} of {away['n']} seeds) and "
                 f"{home['value']:+.1f} at home ({_verdict(home)})"
             )
     return f"{'; '.join(texts)}." if texts else ""
+
+
+def _words(row: str) -> str:
+    return "the same without the restorer" if row.endswith(RESTORED) else "batch norm"
 
 
 def _verdict(r: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from ibnvision import config
 from ibnvision.benchmark import (
     detection,
     detection_pictures,
+    detection_restored,
     plans,
     record,
     report,
@@ -59,8 +60,9 @@ def results(seeds: int = 3, table: dict | None = None) -> dict:
         "config": {"steps": 900, "batch_size": 4, "size": [64, 96], "preset": "quick"},
         "config_name": "streets_detect",
         "roles": ROLES,
-        "steps": dict.fromkeys(SCORES, 900),
-        "lr": dict.fromkeys(SCORES, 2e-3),
+        "restorer": None,
+        "steps": dict.fromkeys(table or SCORES, 900),
+        "lr": dict.fromkeys(table or SCORES, 2e-3),
         "rows": rows,
         "rules": {"ap_rule": "COCO: its rule", "empty_image_rule": "counted"},
         "sets": dict.fromkeys(ROLES, FACTS),
@@ -239,7 +241,7 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
         return [runs.sys.executable, "-I", "-c", FAKE, json.dumps(facts)]
 
     monkeypatch.setattr(plans.Job, "command", command)
-    monkeypatch.setattr(detection_pictures, "load_trained", lambda weights: None)
+    monkeypatch.setattr(detection_restored, "load_trained", lambda weights: None)
     monkeypatch.setattr(detection_pictures, "save_png", lambda picture, path: None)
     monkeypatch.setattr(detection_pictures, "detections", lambda trained, domain: None)
     out, kept = tmp_path / "bench", tmp_path / "kept.jsonl"
@@ -256,6 +258,27 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
     assert record.read(kept) == record.read(out / "records.jsonl")
     text = (out / "table.md").read_text().strip()
     assert text == words.block(record.read(kept)) and text in capsys.readouterr().out
+
+
+def test_what_a_restorer_changes_stands_beside_the_same_rows():
+    name = "Faster R-CNN BN, restored"
+    base = SCORES["Faster R-CNN BN"]
+    more = [(home - 1 - 0.1 * s, fog + 9 + s, night) for s, (home, fog, night) in enumerate(base)]
+    facts = {"model": "dea_net", "args": {}, "gate": [0.125, 0.25], "trained_on": ["haze"]}
+    facts |= {"steps": 2200, "seed": 1, "sha256": "ab" * 32}
+    text = words.block(
+        detection.records_of(results(table=SCORES | {name: more}) | {"restorer": facts}, COMMON)
+    )
+    assert (
+        "behind dea_net, trained on haze for 2200 steps, seed 1 (sha256 abababababab); its gate "
+        "opens over a haziness of 0.125 to 0.250." in text
+    )
+    apart = line(text, f"{name} - Faster R-CNN BN").split(" | ")
+    assert apart[1].startswith("-1.1 (") and apart[2].startswith("+10.0 (")
+    assert apart[3].startswith("+0.0 (")
+    assert f"{name} stands +5.0 AP50 points from the same without the restorer" in text
+    assert f"{name} minus Faster R-CNN BN over 3 seed(s). Shown to help on: fog" in text
+    assert "Restored" not in words.block(records())
 
 
 @pytest.mark.slow
