@@ -64,7 +64,7 @@ def collect(
 ) -> dict[str, Any]:
     """results.json: everything that table, pictures and records are made from."""
     cfg = jobs[0].cfg
-    results = results_of(jobs, outcome, state, config_name, common)
+    results = results_of(jobs, outcome, state, config_name, common, SELECTION)
     roles, rows = results["roles"], results["rows"]
     ours = next(row["runs"] for row in rows if row["name"] == words.FULL)
     gated = {
@@ -79,7 +79,6 @@ def collect(
     }
     every = {**untrained, **found_by_row(rows), words.GATED: gated}
     return results | {
-        "selection": SELECTION,
         "untrained": untrained,
         "prior_patch": patch,
         "gated": gated,

@@ -78,7 +78,6 @@ def collect(
     first = next(domains for runs in found.values() for domains in runs.values())
     return {
         **results,
-        "selection": SELECTION,
         "restorer": restorer,
         "steps": {row: plain[row.removesuffix(words.RESTORED)].steps for row in found},
         "lr": {row: plain[row.removesuffix(words.RESTORED)].lr for row in found},
@@ -148,7 +147,7 @@ def main(argv: Sequence[str]) -> int:
     if trained is None:
         return 1
     common, say, state, outcome = trained
-    measured = results_of(jobs, outcome, state, config_name, common)
+    measured = results_of(jobs, outcome, state, config_name, common, SELECTION)
     if table:
         domains = list(measured["roles"])
         measured["rows"] = restored.rows(measured["rows"], table, domains, say)

@@ -24,7 +24,7 @@ from ibnvision.tasks import TASKS
 
 from . import comparisons, measure, pictures, record, report, run_arguments, scores, targets
 from .plans import FULL_ROWS, ROWS, Job, Row, dataset_of, plan
-from .run_results import leave_weights, results_of, write
+from .run_results import keep, leave_weights, results_of, write
 from .runs import Outcome, State, train_all
 
 CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick", "full": "streets_quick"}
@@ -115,7 +115,7 @@ def collect(
     jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
 ) -> dict[str, Any]:
     """results.json: everything that table, page and records are made from."""
-    results = results_of(jobs, outcome, state, config_name, common)
+    results = results_of(jobs, outcome, state, config_name, common, SELECTION)
     first = [job for job in jobs if job.seed == jobs[0].seed]
     for row, job in zip(results["rows"], first, strict=True):
         row["augment"] = job.cfg.augment
@@ -129,7 +129,6 @@ def collect(
     return results | {
         "classes": list(data.classes(jobs[0].cfg.train_domains[0])),
         "recipe": APPEARANCE_HASH,
-        "selection": SELECTION,
         "absent_rule": ABSENT_RULE,
         "dropped_seeds": outcome.dropped,
         "summary": scores.summarize(
@@ -263,8 +262,7 @@ def main(argv: Sequence[str]) -> int:
     found = records_of(results, common)
     write(results, found, scores.table(results), out)
     page = report.write_page(out)
-    if args.record:
-        record.append(Path(args.record), found)
+    keep(results, found, args.record)
     print(f"\n{scores.headline(results)}\n\n{scores.table(results)}\n")
     print(f"{comparisons.table(results['differences'])}\n")
     print(targets.verdict(found))

@@ -1,6 +1,5 @@
 """What a benchmark trains: its rows and seeds, on which data, under which hash."""
 
-import dataclasses
 import hashlib
 import json
 import sys
@@ -69,6 +68,7 @@ class Job:
     cfg: Config
     overrides: tuple[str, ...]
     protocol: str
+    base: Config  # what all rows of the plan share
 
     @property
     def folder(self) -> Path:
@@ -111,14 +111,16 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def protocol_of(prints: Mapping[str, str], *configs: Config) -> str:
-    """Hash of the data, the appearance recipe and the configs without seed and names."""
-    plain, defaults = [], config.to_dict(Config())
-    for cfg in configs:
-        values = config.to_dict(cfg)
-        idle = [key for key in LATER if values[key] == defaults[key]]
-        plain.append({k: v for k, v in values.items() if k not in (*NOT_PROTOCOL, *idle)})
-    return digest(dict(prints), APPEARANCE_HASH, plain)
+def settings_of(cfg: Config) -> dict[str, Any]:
+    """A config as plain values, without seed, names and what does nothing."""
+    values, defaults = config.to_dict(cfg), config.to_dict(Config())
+    idle = [key for key in LATER if values[key] == defaults[key]]
+    return {k: v for k, v in values.items() if k not in (*NOT_PROTOCOL, *idle)}
+
+
+def protocol_of(prints: Mapping[str, str], cfg: Config) -> str:
+    """Hash of the data, the appearance recipe and the config of one training without its seed."""
+    return digest(dict(prints), APPEARANCE_HASH, [settings_of(cfg)])
 
 
 def plan(
@@ -149,23 +151,22 @@ def plan_rows(
 
     tests: the domains that every one is tested on.
     """
-    base = config.load(config_name, overrides)
-    prints = fingerprints(dataclasses.replace(base, test_domains=tuple(tests)))
+    shared = (*overrides, f"test_domains=[{','.join(tests)}]", "threads=1")
+    base = config.load(config_name, shared)
+    prints = fingerprints(base)
     jobs = []
     for seed in seeds:
         for row in rows:
             mine = (
-                *overrides,
-                f"test_domains=[{','.join(tests)}]",
+                *shared,
                 *row.overrides,
                 f"seed={seed}",
-                "threads=1",
                 f"out={out / 'runs'}",
                 f"scenes={out / 'scenes'}",
                 f"name={row.key}_seed{seed}",
             )
             cfg = config.load(config_name, mine)
-            jobs.append(Job(row, seed, cfg, mine, protocol_of(prints, cfg)))
+            jobs.append(Job(row, seed, cfg, mine, protocol_of(prints, cfg), base))
     return jobs
 
 

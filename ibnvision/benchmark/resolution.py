@@ -17,9 +17,9 @@ import torch
 
 from ibnvision import config
 
-from . import record, resolution_pictures, resolution_rows, run_arguments
+from . import manifest, record, resolution_pictures, resolution_rows, run_arguments
 from . import resolution_scores as words
-from .plans import Job, Row, digest, plan_rows
+from .plans import Job, Row, plan_rows
 from .resolution_rows import Scores, View
 from .run_results import finish, results_of
 from .runs import Outcome, State, train_all
@@ -106,7 +106,7 @@ def collect(
     scores: Scores,
 ) -> dict[str, Any]:
     """results.json: everything that tables, plot and records are made from."""
-    results = results_of(jobs, outcome, state, config_name, common)
+    results = results_of(jobs, outcome, state, config_name, common, SELECTION)
     values: dict[str, dict[str, dict[int, list[float]]]] = {view.name: {} for view in VIEWS}
     for job in sorted(outcome.done, key=jobs.index):
         for view in (v for v in VIEWS if v.trained == job.row.name):
@@ -120,10 +120,11 @@ def collect(
     mine = [v for v in VIEWS if v.trained in weights]
     networks = {v.name: resolution_rows.network(v, weights[v.trained]) for v in mine}
     trained = {view.trained: networks[view.name] for view in reversed(mine)}  # nothing converted
-    asked = [dataclasses.asdict(view) for view in VIEWS]
+    made = results["manifest"] | {"scenes": scores.facts}
+    made["views"] = [dataclasses.asdict(view) for view in VIEWS]
     return results | {
-        "protocol": digest(results["protocol"], asked, scores.facts),
-        "selection": SELECTION,
+        "manifest": made,
+        "protocol": manifest.digest(made),
         "trained_size": scores.size,
         "pictures": len(scores.pictures(words.SCENE, 1)),
         "form": resolution_rows.form_of(networks),

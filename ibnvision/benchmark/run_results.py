@@ -10,19 +10,31 @@ from typing import Any
 from ibnvision.config import to_dict
 from ibnvision.ops import kernel_report
 
-from . import record, scores, targets
-from .plans import Job, dataset_of, final_scores, fingerprints, protocol_of, roles_of
+from . import manifest, record, scores, targets
+from .plans import Job, dataset_of, final_scores, fingerprints, roles_of
 from .runs import Outcome, State
 
 Found = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Any]]]]
 
 
 def results_of(
-    jobs: Sequence[Job], outcome: Outcome, state: State, config_name: str, common: record.Record
+    jobs: Sequence[Job],
+    outcome: Outcome,
+    state: State,
+    config_name: str,
+    common: record.Record,
+    selection: str,
 ) -> dict[str, Any]:
-    """What every results.json holds: where, by which configs and data, and the rows."""
+    """What every results.json holds: where, by which configs and data, and the rows.
+
+    selection: the rule by which checkpoints are chosen, for people. `protocol` is the hash of
+    `manifest`.
+    """
     cfg = jobs[0].cfg
     roles, prints = roles_of(cfg), fingerprints(cfg)
+    rows = rows_of(jobs, outcome, state, config_name)
+    tested = next(run["found"] for row in rows for run in row["runs"])
+    made = manifest.of_study(jobs, prints, tested, selection)
     return {
         "environment": common,
         "config": to_dict(cfg),
@@ -30,9 +42,11 @@ def results_of(
         "roles": roles,
         "images": {d: len(dataset_of(cfg, d, "test")) for d in roles},
         "fingerprints": prints,
-        "protocol": protocol_of(prints, *(j.cfg for j in jobs if j.seed == jobs[0].seed)),
+        "selection": selection,
+        "manifest": made,
+        "protocol": manifest.digest(made),
         "ops": kernel_report(),
-        "rows": rows_of(jobs, outcome, state, config_name),
+        "rows": rows,
     }
 
 
@@ -72,7 +86,8 @@ def cell_records(
 
 
 def write(results: Mapping[str, Any], found: Sequence[record.Record], text: str, out: Path) -> None:
-    """Leave results.json, table.md and records.jsonl in the folder `out`."""
+    """Leave results.json, manifest.json, table.md and records.jsonl in the folder `out`."""
+    manifest.write(results["manifest"], out / manifest.FILE)
     record.replace_file(out / "results.json", json.dumps(results, indent=1) + "\n")
     record.replace_file(out / "table.md", text + "\n")
     (out / "records.jsonl").unlink(missing_ok=True)
@@ -93,13 +108,19 @@ def finish(
     a training failed.
     """
     write(results, found, text, out)
-    if args.record:
-        record.append(Path(args.record), found)
+    keep(results, found, args.record)
     print(f"\n{text}\n\n{targets.verdict(found)}")
     print(f"\ndone in {results['wall_s']:.0f} s")
     for name, place in {"table": out / "table.md", **left}.items():
         print(f"{name:11} {place}")
     return 1 if any(row["failed"] for row in results["rows"]) else 0
+
+
+def keep(results: Mapping[str, Any], found: Sequence[record.Record], file: str | None) -> None:
+    """Append the records to a file, where one is named, with the manifest beside it."""
+    if file:
+        manifest.keep(results["manifest"], results["environment"]["bench"], Path(file))
+        record.append(Path(file), found)
 
 
 def rows_of(

@@ -1,0 +1,81 @@
+"""The shift manifest of a study: everything that decides what its numbers mean, in one file.
+
+    selection   how the checkpoint was chosen whose numbers count
+    rules       of the metrics: average precision, absent classes, images without objects
+    appearance  hash of the recipes that drawn domains are made by
+    sets        domain -> role, hashes of what is trained on and tested, and what its set says of
+                itself: split, files, label map, boxes, protocol, size, ...
+    training    the config that all rows share
+    rows, seeds what the study is made of
+
+Two numbers may stand in one table where `digest` is the same. Rows and seeds do not count there: a
+study may grow by either, and a row is what is compared.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ibnvision import metrics
+from ibnvision.data.shifts import APPEARANCE_HASH
+
+from . import plans, record
+
+Manifest = dict[str, Any]
+FORMAT = 1
+FILE, FOLDER = "manifest.json", "manifests"  # beside the results; beside recorded ones
+_GROWING = ("rows", "seeds")
+_ELSEWHERE = ("task", "train_domains", "test_domains")  # of a config, said by other keys
+
+
+def of_study(
+    jobs: Sequence[plans.Job],
+    prints: Mapping[str, str],
+    tested: Mapping[str, Mapping[str, Any]],
+    selection: str,
+) -> Manifest:
+    """That of a study.
+
+    Args:
+        jobs: its trainings, all of one plan.
+        prints: of `plans.fingerprints`.
+        tested: domain -> what one evaluation left: the metric's fields, and `facts`.
+        selection: the rule by which checkpoints are chosen, for people.
+    """
+    base = jobs[0].base
+    sets: dict[str, dict[str, Any]] = {}
+    for domain, role in plans.roles_of(base).items():
+        hashes = {key.split()[1]: v for key, v in prints.items() if key.split()[0] == domain}
+        facts = tested.get(domain, {}).get("facts", {})
+        sets[domain] = {"role": role, "fingerprints": hashes, "facts": facts}
+    fields = next(iter(tested.values()), {})
+    training = {k: v for k, v in plans.settings_of(base).items() if k not in _ELSEWHERE}
+    return {
+        "format": FORMAT,
+        "task": base.task,
+        "selection": selection,
+        "rules": metrics.rules(fields),
+        "appearance": APPEARANCE_HASH,
+        "sets": sets,
+        "training": training,
+        "rows": {job.row.name: list(job.row.overrides) for job in jobs},
+        "seeds": sorted({job.seed for job in jobs}),
+    }
+
+
+def digest(made: Manifest) -> str:
+    """SHA-256 of all that decides what a number means."""
+    return plans.digest({key: value for key, value in made.items() if key not in _GROWING})
+
+
+def write(made: Manifest, path: Path) -> None:
+    """Write the file, with its own `digest` first."""
+    record.replace_file(path, json.dumps({"digest": digest(made), **made}, indent=1) + "\n")
+
+
+def keep(made: Manifest, bench: str, records: Path) -> Path:
+    """Write it into the folder manifests beside a file of records; returns the path."""
+    path = records.parent / FOLDER / f"{bench}_{digest(made)[:16]}.json"
+    write(made, path)
+    return path
