@@ -216,13 +216,31 @@ def derived(
 
 
 @lru_cache
-def t_quantile(degrees: int, probability: float = 0.975) -> float:
-    """Quantile of Student's t, probability in (0.5, 1), by t = sqrt(degrees) tan(u)."""
+def _student(degrees: int) -> tuple[np.ndarray, np.ndarray]:
+    """Angles u, and the share of Student's t between -t and t for t = sqrt(degrees) tan(u)."""
     u = np.linspace(0, math.pi / 2, 200_001)
     density = np.cos(u) ** (degrees - 1)
     mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    angle = np.interp(probability, 0.5 + mass / mass[-1] / 2, u)
-    return float(math.sqrt(degrees) * math.tan(angle))
+    return u, mass / mass[-1]
+
+
+def t_quantile(degrees: int, probability: float = 0.975) -> float:
+    """Quantile of Student's t, probability in (0.5, 1)."""
+    u, share = _student(degrees)
+    return float(math.sqrt(degrees) * math.tan(np.interp(probability, 0.5 + share / 2, u)))
+
+
+def t_test(values: Sequence[float]) -> float | None:
+    """Two-sided p of Student's t test that the mean is 0; None below three values."""
+    count = len(values)
+    if count < 3:
+        return None
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    mean = float(np.mean(values))
+    if error == 0:
+        return 0.0 if mean else 1.0
+    u, share = _student(count - 1)
+    return float(1 - np.interp(math.atan(abs(mean) / error / math.sqrt(count - 1)), u, share))
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:

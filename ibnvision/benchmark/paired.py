@@ -1,6 +1,7 @@
 """Differences between two rows of a table, paired by seed, and what their intervals show.
 
-A difference counts where Student's 95 % interval leaves out zero.
+A difference counts where Student's 95 % interval leaves out zero, that is where the paired t test
+reads p < 0.05. A rank test cannot, over so few seeds: see `rank_floor`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from . import measure, record, scores
 
 
 def difference(summary: scores.Summary, row: str, rival: str, column: str) -> record.Record | None:
-    """row minus rival over the seeds that both have: value, n, ahead, low and high (n >= 3)."""
+    """row minus rival over the seeds that both have: value, n, ahead; low, high, p (n >= 3)."""
     ours, theirs = (summary.get(n, {}).get(column, {}).get("values", {}) for n in (row, rival))
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     if not differences:
@@ -18,7 +19,14 @@ def difference(summary: scores.Summary, row: str, rival: str, column: str) -> re
     found: record.Record = {"value": sum(differences) / len(differences), "n": len(differences)}
     found["ahead"] = sum(d > 0 for d in differences)
     interval = measure.t_interval(differences)
-    return found | (dict(zip(("low", "high"), interval, strict=True)) if interval else {})
+    if interval:
+        found |= {"low": interval[0], "high": interval[1], "p": measure.t_test(differences)}
+    return found
+
+
+def rank_floor(n: int) -> str:
+    """Why no signed-rank test is made: the least p that it can give over n seeds."""
+    return f"a signed-rank test over {n} seeds cannot fall below p = {2 / 2**n:.3g}"
 
 
 def signed(r: Mapping[str, Any] | None, digits: int = 2) -> str:
@@ -41,7 +49,7 @@ def shown(
         seeds = "1 seed gives" if n == 1 else f"{n} seeds give"
         return f"{seeds} no interval, so nothing is shown about it."
     helps, harms = (
-        ", ".join(name(r["column"]) for r in judged if sign * r[end] > 0)
+        ", ".join(_with_p(name(r["column"]), r) for r in judged if sign * r[end] > 0)
         for sign, end in ((1, "low"), (-1, "high"))
     )
     between = [r for r in judged if r["low"] <= 0 <= r["high"]]
@@ -53,4 +61,11 @@ def shown(
     half = (home["high"] - home["low"]) / 2
     text += f"On {name(home['column'])} a difference had to exceed {half:.{digits}f} {unit} to "
     text += f"show, since {n} seeds give an interval of {measure.t_quantile(n - 1):.1f} standard "
-    return text + f"errors to either side; {len(judged)} columns are looked at without correction"
+    text += (
+        f"errors to either side ({rank_floor(n)}); {len(judged)} columns are looked at by paired "
+    )
+    return text + "t tests without correction"
+
+
+def _with_p(name: str, r: Mapping[str, Any]) -> str:
+    return f"{name} (p = {r['p']:.2g})" if "p" in r else name

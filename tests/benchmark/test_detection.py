@@ -1,4 +1,5 @@
 import json
+import re
 from functools import lru_cache
 
 import pytest
@@ -144,7 +145,9 @@ def test_sentences_follow_the_intervals():
     fog = found(words.DIFFERENCE, column="streets_fog_boxes")
     assert fog["value"] == pytest.approx(20) and fog["low"] > 0 and fog["ahead"] == 3
     told = next(x for x in text.splitlines() if x.startswith("Faster R-CNN IBN-a minus"))
-    assert "Shown to help on: fog, target mean. Shown to harm on: source." in told
+    plain = re.sub(r" \(p = [0-9.e-]+\)", "", told)
+    assert "Shown to help on: fog, target mean. Shown to harm on: source." in plain
+    assert f"fog (p = {fog['p']:.2g}), target mean (p = " in told and 0 < fog["p"] < 1e-4
     assert "Nothing is shown on night, worst target:" in told
     assert "stands +10.3 AP50 points from batch norm on the target mean (shown, ahead in 3" in text
     assert "-1.0 at home (shown, a loss)" in text

@@ -17,6 +17,15 @@ def test_t_quantile_matches_the_published_table(degrees, expected):
     assert measure.t_quantile(degrees) == pytest.approx(expected, rel=1e-4)
 
 
+def test_t_test_is_the_interval_s_other_side():
+    # at 4 degrees t = 2.776445 leaves 5 % in both tails, 4.604095 1 %
+    values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])  # standard error sqrt(2.5 / 5)
+    for t, p in ((2.776445, 0.05), (4.604095, 0.01), (-2.776445, 0.05), (0.0, 1.0)):
+        assert measure.t_test(list(values + t * math.sqrt(0.5))) == pytest.approx(p, rel=1e-4)
+    assert measure.t_test([1.0, 2.0]) is None
+    assert measure.t_test([2.0, 2.0, 2.0]) == 0.0 and measure.t_test([0.0, 0.0, 0.0]) == 1.0
+
+
 def test_t_interval_by_hand():
     # mean 2, sample deviation 1, three values: 2 -+ 4.302653 / sqrt(3)
     low, high = measure.t_interval([1.0, 2.0, 3.0])
@@ -67,14 +76,14 @@ def test_interleave_runs_all_in_every_repetition_and_tells_them_apart():
 
 
 def test_a_long_call_is_not_warmed_up_before_each_sample(monkeypatch):
-    monkeypatch.setattr(measure, "LONG_S", 1e-3)
-    counts = {"long": 0, "short": 0}
+    counts, clock = {"long": 0, "short": 0}, [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
 
     def work(name, seconds):
         counts[name] += 1
-        time.sleep(seconds)
+        clock[0] += seconds
 
-    calls = {"long": lambda: work("long", 2e-3), "short": lambda: work("short", 0)}
+    calls = {"long": lambda: work("long", 2.1), "short": lambda: work("short", 1.9)}
     measure.interleave(calls, 3, at_least_s=0, warmup=1)
     assert counts == {"long": 2 + 3, "short": 2 + 6}
 

@@ -14,6 +14,7 @@ def test_differences_are_taken_seed_by_seed():
     # 1, 2, 3: mean 2, deviation 1, so the half is 4.30265 / sqrt(3)
     assert (apart["value"], apart["n"], apart["ahead"]) == (2.0, 3, 3)
     assert (apart["low"], apart["high"]) == pytest.approx((-0.48414, 4.48414), abs=1e-4)
+    assert apart["p"] == pytest.approx(0.07418, abs=1e-4)  # of t = 3.4641 at 2 degrees
     fog = paired.difference(SUMMARY, "ours", "rival", "fog")
     assert fog == {"value": -3.5, "n": 2, "ahead": 0}  # the seeds that both have
     assert paired.difference(SUMMARY, "ours", "none", "source") is None
@@ -25,18 +26,30 @@ def test_signed_text():
 
 
 def difference(column, low, high):
-    return {"column": column, "value": (low + high) / 2, "low": low, "high": high, "n": 3}
+    return {
+        "column": column,
+        "value": (low + high) / 2,
+        "low": low,
+        "high": high,
+        "n": 3,
+        "p": 0.03,
+    }
 
 
 def test_what_is_shown_is_told_as_plainly_for_losses():
     found = [difference("source", -3, -1), difference("fog", 1, 2), difference("rain", -1, 5)]
     text = paired.shown(found, str.upper, "points", 1)
-    assert text.startswith("Shown to help on: FOG. Shown to harm on: SOURCE. ")
+    assert text.startswith(
+        "Shown to help on: FOG (p = 0.03). Shown to harm on: SOURCE (p = 0.03). "
+    )
     assert "Nothing is shown on RAIN: there the 95 % interval holds 0." in text
     assert "On SOURCE a difference had to exceed 1.0 points to show" in text
     assert "4.3 standard errors" in text and text.endswith(
-        "3 columns are looked at without correction"
+        " to either side (a signed-rank test over 3 seeds cannot fall below p = 0.25); 3 columns "
+        "are looked at by paired t tests without correction"
     )
+    old = [{k: v for k, v in r.items() if k != "p"} for r in found]  # recorded before p was
+    assert paired.shown(old, str, "points").startswith("Shown to help on: fog. ")
 
 
 def test_without_intervals_nothing_is_shown():
