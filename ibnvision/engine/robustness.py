@@ -37,8 +37,10 @@ def check_severities(severities: Sequence[int]) -> None:
 
 
 def robustness(results: Results, key: str) -> dict[str, dict[str, Any]]:
-    """For each clean domain of `results` its `p`, `mpc`, `rpc_pct`, and the mean of the score
-    `by_corruption` (over severities) and `by_severity` (over corruptions).
+    """For each clean domain of `results` its `p`, `mpc`, `rpc_pct`, the mean of the score
+    `by_corruption` (over severities) and `by_severity` (over corruptions), and `critical_severity`,
+    the lowest one measured at which half of the clean score is lost: under each corruption, and of
+    the mean over corruptions as "mean"; None where that much never is.
 
     results: of `evaluate` with corruptions: a domain NAME, and NAME@CORRUPTION_SEVERITY. The mean
     over corruptions counts each one and severity once, whichever were asked for: it is the mPC of
@@ -55,6 +57,15 @@ def robustness(results: Results, key: str) -> dict[str, dict[str, Any]]:
         found[domain] = mean_corruption({domain: results[domain], **under}, key, clean=domain)
         for part, groups in parts.items():
             found[domain][part] = {name: target_mean(rows, key) for name, rows in groups.items()}
+        curves = {"mean": found[domain]["by_severity"]} | {
+            corruption: {n.rpartition("_")[2]: row[key] for n, row in rows.items()}
+            for corruption, rows in parts["by_corruption"].items()
+        }
+        half = results[domain][key] / 2
+        found[domain]["critical_severity"] = {
+            name: min((int(s) for s, value in curve.items() if value <= half), default=None)
+            for name, curve in curves.items()
+        }
     return found
 
 
@@ -75,4 +86,9 @@ def robustness_table(found: Mapping[str, Mapping[str, Any]], key: str) -> Table:
         for name in first[part]:
             cells = (as_text(key, row[part][name]) for row in found.values())
             table.add_row(f"{kind}{name}".replace("_", " "), *cells)
+    table.add_section()
+    for name in first["critical_severity"]:
+        values = (row["critical_severity"][name] for row in found.values())
+        cells = ("never" if value is None else str(value) for value in values)
+        table.add_row(f"half lost at, {name}".replace("_", " "), *cells)
     return table

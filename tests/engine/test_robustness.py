@@ -50,6 +50,12 @@ def test_hand_computed_means():
     assert found["day"]["by_corruption"] == {"fog": 50, "shot_noise": 10}
     assert found["day"]["by_severity"] == {"1": 40, "3": 20}
     assert found["night"]["by_corruption"] == {"fog": 5}
+    assert found["day"]["critical_severity"] == {"mean": 1, "fog": 3, "shot_noise": 1}
+    kept = robustness(rows(day=80.0, day__fog_2=40.1, day__fog_4=41.0), "miou_pct")
+    assert kept["day"]["critical_severity"] == {"mean": None, "fog": None}
+    shown = robustness_table(kept, "miou_pct")
+    assert list(shown.columns[0].cells)[-1] == "half lost at, fog"
+    assert list(shown.columns[1].cells)[-1] == "never"
 
 
 class Brightness(nn.Module):
@@ -81,7 +87,7 @@ def test_every_domain_is_evaluated_under_every_corruption():
     assert scores[0] != scores[1]
     table = robustness_table(robustness(found, "miou_pct"), "miou_pct")
     assert [c.header for c in table.columns] == ["", "streets_day", "streets_fog"]
-    assert table.row_count == 3 + 2 + 2
+    assert table.row_count == 3 + 2 + 2 + 3
 
 
 def test_eval_prints_and_stores_what_is_kept(tmp_path, monkeypatch, capsys):
