@@ -44,6 +44,19 @@ def build(backbone="resnet18", detector="fcos", **kwargs):
     return create_detector(backbone, detector, **{**arguments, **kwargs})
 
 
+def test_no_side_of_a_box_of_fcos_begins_shut(images):
+    """A ReLU that is shut at all places stays so: the side it gives never learns."""
+    model, seen = build(detector="fcos"), []
+    last = model.head.regression_head.bbox_reg
+    last.register_forward_hook(lambda module, given, found: seen.append(found))
+    model.eval()(images)
+    assert len(seen) == 5 and all((found > 0.5).all() for found in seen)
+    own = FCOS(model.backbone, 4)  # with torchvision's head, half of the places are shut
+    assert not own.head.regression_head.bbox_reg.bias.any()
+    kept = build(detector="fcos", head=own.head).head
+    assert kept is own.head and not kept.regression_head.bbox_reg.bias.any()
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_defaults_are_those_of_a_new_model(detector):
     model = build(detector=detector, min_size=800, score_thresh=None)
