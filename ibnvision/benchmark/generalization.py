@@ -22,7 +22,7 @@ from ibnvision.metrics import ABSENT_RULE
 from ibnvision.ops import reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
-from . import comparisons, measure, pictures, record, report, run_arguments, scores, targets
+from . import comparisons, measure, pictures, record, run_arguments, run_page, scores, targets
 from .plans import FULL_ROWS, ROWS, Job, Row, dataset_of, plan
 from .run_results import keep, leave_weights, results_of, write
 from .runs import Outcome, State, train_all
@@ -261,7 +261,7 @@ def main(argv: Sequence[str]) -> int:
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)
     write(results, found, scores.table(results), out)
-    page = report.write_page(out)
+    page = run_page.write_page(out)
     keep(results, found, args.record)
     print(f"\n{scores.headline(results)}\n\n{scores.table(results)}\n")
     print(f"{comparisons.table(results['differences'])}\n")

@@ -1,0 +1,107 @@
+"""The generated Markdown of every benchmark question, from recorded lines alone.
+
+Of a question the newest full run counts, for each device and number of threads apart.
+"""
+
+from collections.abc import Callable, Sequence
+
+from . import (
+    attention,
+    comparisons,
+    corruptions,
+    dehazing_scores,
+    detection_scores,
+    lambda_converter,
+    models,
+    network_cost,
+    op_tables,
+    record,
+    resolution_scores,
+    restoration,
+    scores,
+    targets,
+)
+
+Records = Sequence[record.Record]
+NOTHING = "Nothing is recorded yet."
+
+
+def readme_tables(records: Records) -> dict[str, str]:
+    """The generated parts of benchmarks/README.md by marker name."""
+    parts = {"targets": targets.full_table(records)}
+    return parts | {bench: of_runs(bench, newest_runs(records, bench)) for bench in MAKERS}
+
+
+def of_runs(bench: str, runs: Sequence[Records]) -> str:
+    """The part of one question, from the runs that `newest_runs` gives."""
+    make = MAKERS[bench][1]
+    return "\n\n".join(f"{_origin(run[0])}\n\n{make(run)}" for run in runs) or NOTHING
+
+
+def newest_runs(records: Records, bench: str) -> list[list[record.Record]]:
+    """The full runs of a question that count, for each device and number of threads.
+
+    An operator's and a network's newest run counts, whatever else is timed later.
+    """
+    subject = MAKERS[bench][0]
+    kinds: dict[tuple[str, int], list[record.Record]] = {}
+    for r in records:
+        if r["bench"] == bench and not r["quick"]:
+            kinds.setdefault((r["device_type"], r.get("threads") or 0), []).append(r)
+    return [run for kind in sorted(kinds) for run in newest(kinds[kind], subject)]
+
+
+def newest(records: Records, subject: str) -> list[list[record.Record]]:
+    """The newest run of every value of the field `subject`; of all records where none has it."""
+    last = {r[subject]: r["run"] for r in records if subject in r} or {"": records[-1]["run"]}
+    return [
+        [r for r in records if r["run"] == run and last.get(r.get(subject), run) == run]
+        for run in sorted(set(last.values()))
+    ]
+
+
+def _origin(r: record.Record) -> str:
+    text = f"`{r['command']}` on {r['device']}, torch {r['torch']}, {r['date'][:10]}"
+    return f"{text}, commit {r['commit']}." if r["commit"] else f"{text}."
+
+
+def _cells(run: Sequence[record.Record]) -> str:
+    """The generalization table from its records."""
+    cells = [r for r in run if r["metric"] == "miou"]
+    columns = list(dict.fromkeys(r["column"] for r in cells))
+    names = dict.fromkeys((r["model"], r["augment"]) for r in cells)
+    found = {(r["model"], r["column"]): {**r, "mean": r["value"]} for r in cells}
+    rows = [
+        [name, augment, *(scores.cell_text(found.get((name, c))) for c in columns)]
+        + [scores.interval_text(found.get((name, scores.MEAN)))]
+        for name, augment in names
+    ]
+    header = ["row", "augmentation", *map(scores.short, columns), "target mean, 95 %"]
+    speeds = [
+        [f"{r['model']}: {r['backend']}", f"{r['value']:.1f}"]
+        for r in run
+        if r["metric"] == "training images/s"
+    ]
+    text = record.table(header, rows)
+    apart = [{**r, "mean": r["value"]} for r in run if r["metric"] == "difference"]
+    parts = [f"Backbone {run[0]['backbone']}." if "backbone" in run[0] else "", text]
+    parts += [comparisons.table(apart)]
+    parts += [record.table(["training", "images/CPU-s"], speeds) if speeds else ""]
+    return "\n\n".join(filter(None, parts))
+
+
+# question -> the field whose values have a newest run each, and what makes Markdown of a run
+MAKERS: dict[str, tuple[str, Callable[[Records], str]]] = {
+    "ops": ("op", op_tables.tables),
+    "models": ("model", models.tables),
+    "restoration": ("", restoration.tables),
+    "segmentation": ("", network_cost.tables),
+    "detector": ("", network_cost.tables),
+    "attention": ("", attention.tables),
+    "lambda_converter": ("", lambda_converter.tables),
+    "generalization": ("study", _cells),
+    "dehazing": ("", dehazing_scores.block),
+    "detection": ("", detection_scores.block),
+    "corruptions": ("", corruptions.tables),
+    "resolution": ("", resolution_scores.block),
+}
