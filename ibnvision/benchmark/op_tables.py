@@ -14,9 +14,8 @@ def tables(records: Sequence[record.Record]) -> str:
     times = [r for r in records if r["metric"] == "time"]
     best = [r for r in records if r["metric"] == "ceiling"]
     parts = [f"Ceilings: {ceilings.text(best)}."] if best else []
-    for key in sorted({_key(r) for r in times}):
-        op, dtype, form, launch = key
-        group = [r for r in times if _key(r) == key]
+    for op, dtype, form, launch in sorted({key(r) for r in times}):
+        group = [r for r in times if key(r) == (op, dtype, form, launch)]
         cuda = group[0]["device_type"] == "cuda"
         rivals = [name for name in OPS[op].rivals if _timed(name, group)]
         columns = [*COLUMNS, *rivals]
@@ -44,7 +43,8 @@ def tables(records: Sequence[record.Record]) -> str:
     return "\n\n".join(parts)
 
 
-def _key(r: record.Record) -> tuple[str, ...]:
+def key(r: record.Record) -> tuple[str, ...]:
+    """What a table is of."""
     return r["op"], r["dtype"], r["format"], r["launch"]
 
 

@@ -361,14 +361,15 @@ def findings(records: Records) -> list[Finding | None]:
     return found
 
 
-def _bar(target: Target) -> str:
+def bar_text(target: Target) -> str:
+    """A bar with its side and unit."""
     return f"{'>=' if target.at_least else '<='} {target.bar:g} {target.unit}"
 
 
 def verdict(records: Records) -> str:
     """The targets that these records decide, as a table; quick runs decide none."""
     rows = [
-        [f.target.text, _bar(f.target), f"{f.value:.3g}", "met" if f.met else "MISSED"]
+        [f.target.text, bar_text(f.target), f"{f.value:.3g}", "met" if f.met else "MISSED"]
         for f in findings(records)
         if f is not None
     ]
@@ -384,10 +385,12 @@ def full_table(records: Records) -> str:
     rows = []
     for target, f in zip(TARGETS, findings(records), strict=True):
         if f is None:
-            rows.append([target.text, _bar(target), "-", "not measured", "-", "-", "-", "-"])
+            rows.append([target.text, bar_text(target), "-", "not measured", "-", "-", "-", "-"])
             continue
         s = f.source
-        rows.append([target.text, _bar(target), f"{f.value:.3g}", "met" if f.met else "**missed**"])
+        rows.append(
+            [target.text, bar_text(target), f"{f.value:.3g}", "met" if f.met else "**missed**"]
+        )
         rows[-1] += [f"`{s['command']}`", s["device"], s["date"][:10], s["commit"] or "-"]
     header = ["target", "bar", "measured", "verdict", "command", "device", "date", "commit"]
     return record.table(header, rows)
