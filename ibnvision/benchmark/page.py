@@ -87,7 +87,7 @@ h2 { border-top: 1px solid var(--line); padding-top: 20px; line-height: 1.3; }
   table { font-size: 12.5px; }
   th, td { padding: 6px; }
   table.narrow { min-width: 0; }
-  th[scope="row"] { max-width: 42vw; min-width: 112px; white-space: normal;
+  th[scope="row"] { max-width: 42vw; min-width: 128px; white-space: normal;
     overflow-wrap: anywhere; }
   .verdict { padding-left: 12px; }
   .verdict td { white-space: normal; }
@@ -106,6 +106,9 @@ h2 { border-top: 1px solid var(--line); padding-top: 20px; line-height: 1.3; }
   .wide { overflow: visible; }
   table { font-size: 7.5pt; }
   th, td { padding: 2px 4px; white-space: normal; }
+  table.dense { font-size: 7pt; }
+  table.dense td, table.dense th { padding: 2px; }
+  table.dense td { white-space: nowrap; }
   th[scope="row"] { position: static; }
   ul.compact { font-size: 8.5pt; }
   h2, h3 { break-after: avoid; }

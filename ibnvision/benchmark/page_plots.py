@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -21,6 +22,7 @@ Records = Sequence[record.Record]
 
 SPEED = "training images/s"
 MARKS = {"BN": "o", "IBN-a": "^", "IBN-b": "s", "ISW": "D"}
+HATCHES = ("", "//")  # of detectors
 OPS_STYLE = {  # backend -> colour, mark
     "kernel": ("#2f55d4", "o"),
     "eager": ("#b42318", "s"),
@@ -144,11 +146,30 @@ def _mib(r: Mapping[str, Any]) -> float:
 
 
 def detection_bars(run: Records) -> Figure:
-    """AP50 per domain and row, with half of Student's interval where there is one."""
+    """AP50 per domain and row, with half of Student's interval where there is one.
+
+    Colours are the norms, hatches the detectors and what stands in front of them.
+    """
     found = [r for r in run if r["metric"] == detection_scores.AP50]
     summary: scores.Summary = {}
     for r in found:
         half = (r["high"] - r["low"]) / 2 if "low" in r else 0.0
-        summary.setdefault(r["model"], {})[r["column"]] = {"mean": r["value"], "std": half}
+        name = r["model"] + (f" ({detection_scores.NOT_CONVERGED})" if r["not_converged"] else "")
+        summary.setdefault(name, {})[r["column"]] = {"mean": r["value"], "std": half}
     roles = {r["column"]: r["role"] for r in found if r["role"] in ("target", "stress", "real")}
-    return pictures.score_bars(summary, roles, "AP50 %")
+    made = pictures.score_bars(summary, roles, "AP50 %")
+    axes = made.axes[0]
+    for bars in axes.containers:
+        if isinstance(bars, BarContainer):
+            _dress(bars)
+    axes.legend(fontsize=8, ncols=3, frameon=False, loc="upper right")
+    return made
+
+
+def _dress(bars: BarContainer) -> None:
+    row = str(bars.get_label())
+    norm = next(n for n in (*detection_scores.NORMS, detection_scores.BASE) if f" {n}" in row)
+    detector = next(i for i, d in enumerate(detection_scores.DETECTORS) if row.startswith(d))
+    hatch = HATCHES[detector] + ("." if detection_scores.RESTORED in row else "")
+    for bar in bars:
+        bar.set(facecolor=pictures.COLOURS[norm], hatch=hatch, edgecolor="white", linewidth=0)

@@ -200,7 +200,7 @@ def _section(bench: str, runs: Sequence[Records]) -> str:
 
 
 def _bars(runs: Sequence[Records]) -> str:
-    caption = "AP50 per domain; bars are half of Student's 95 % interval over seeds."
+    caption = "AP50 per domain; thin lines are Student's 95 % interval over seeds."
     return "".join(
         page.figure(
             page_plots.svg(page_plots.detection_bars(run), f"detection{i}", caption),

@@ -181,3 +181,13 @@ def test_environment_names_run_and_protocol_and_escapes():
 def test_the_same_records_give_the_same_bytes(tmp_path: Path):
     first = record_page.write(everything(), tmp_path / "a").read_bytes()
     assert record_page.write(everything(), tmp_path / "b").read_bytes() == first
+
+
+def test_detection_bars_say_which_rows_do_not_count():
+    figure = page_plots.detection_bars(detection_records())
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "Faster R-CNN BN" in texts and "FCOS BN (not converged)" in texts
+    bars = {b.get_label(): b[0] for b in figure.axes[0].containers if b.get_label() in texts}
+    assert bars["Faster R-CNN BN"].get_height() == 72.0
+    assert bars["Faster R-CNN BN"].get_facecolor() != bars["Faster R-CNN IBN-a"].get_facecolor()
+    assert bars["FCOS IBN-a"].get_hatch() and not bars["Faster R-CNN IBN-a"].get_hatch()
