@@ -1,17 +1,18 @@
 """Benchmarks: one file, one question. Each has `main(argv)`, run by `ibnvision benchmark NAME`."""
 
-# the questions, whose records stand in NAME.jsonl; other tools keep their own lines beside these
+# the questions, whose records stand in NAME.jsonl; other tools keep their own lines beside these;
+# in a reader's order: what generalizes, then what it costs
 BENCHES = (
+    "generalization",
+    "detection",
+    "dehazing",
+    "resolution",
+    "ops",
+    "models",
+    "segmentation",
+    "detector",
+    "restoration",
     "attention",
     "corruptions",
-    "dehazing",
-    "detection",
-    "detector",
-    "generalization",
     "lambda_converter",
-    "models",
-    "ops",
-    "resolution",
-    "restoration",
-    "segmentation",
 )

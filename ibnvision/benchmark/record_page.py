@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from . import (
+    BENCHES,
     blocks,
     markdown,
     page,
@@ -22,20 +23,6 @@ Records = Sequence[record.Record]
 Runs = Mapping[str, Sequence[Records]]  # question -> its newest full runs
 
 NAME = "report.html"
-ORDER = (  # a reader's: what generalizes, then what it costs
-    "generalization",
-    "detection",
-    "dehazing",
-    "resolution",
-    "ops",
-    "models",
-    "segmentation",
-    "detector",
-    "restoration",
-    "attention",
-    "corruptions",
-    "lambda_converter",
-)
 _HEADLINE = (
     "Up is a network that reads unseen domains better, right is one that trains faster. A mark is "
     "a row: its shape and colour are the norm, filled without colour jitter, hollow with it. "
@@ -58,14 +45,14 @@ def write(records: Records, folder: Path) -> Path:
 
 def page_of(records: Records) -> str:
     """The self-contained page."""
-    runs = {bench: blocks.newest_runs(records, bench) for bench in ORDER}
+    runs = {bench: blocks.newest_runs(records, bench) for bench in BENCHES}
     found = targets.findings(records)
     parts = [
         _counts(found),
         _contents(runs),
         *(_verdict(side, found, runs) for side in (LOST, WON, OPEN)),
         _headline(runs["generalization"]),
-        *(_section(bench, runs[bench]) for bench in ORDER),
+        *(_section(bench, runs[bench]) for bench in BENCHES),
         _environment(runs),
     ]
     words = f"<p>{html.escape(_about(runs))}</p>"
@@ -75,11 +62,11 @@ def page_of(records: Records) -> str:
 
 def _about(runs: Runs) -> str:
     """What the page is made from."""
-    firsts = [run[0] for bench in ORDER for run in runs[bench]]
+    firsts = [run[0] for bench in BENCHES for run in runs[bench]]
     if not firsts:
         return "How well ibnvision's networks generalize, and how fast they run. " + blocks.NOTHING
     last = max(firsts, key=lambda r: r["run"])
-    number = sum(len(run) for bench in ORDER for run in runs[bench])
+    number = sum(len(run) for bench in BENCHES for run in runs[bench])
     machines = ", ".join(dict.fromkeys(r["device"] for r in firsts))
     commit = f" at commit {last['commit']}" if last["commit"] else ""
     return (
@@ -108,7 +95,7 @@ def _title(bench: str) -> str:
 def _contents(runs: Runs) -> str:
     links = [("lost", "What is lost"), ("won", "What is won"), ("open", "What is open")]
     links += [("headline", "Generalization against throughput")]
-    links += [(b, _title(b) + ("" if runs[b] else " (nothing recorded yet)")) for b in ORDER]
+    links += [(b, _title(b) + ("" if runs[b] else " (nothing recorded yet)")) for b in BENCHES]
     links += [("environment", "Environment and protocol")]
     lines = "".join(f'<li><a href="#{key}">{html.escape(text)}</a></li>' for key, text in links)
     return f'<nav aria-label="Contents"><h2>Contents</h2><ol>{lines}</ol></nav>'
@@ -128,7 +115,7 @@ def _verdict(side: str, found: Sequence[targets.Finding | None], runs: Runs) -> 
         missing = [t for t, f in zip(targets.TARGETS, found, strict=True) if f is None]
         lines = [f"{t.text} ({targets.bar_text(t)})" for t in missing]
         parts += [_list(f"{len(lines)} targets are not measured yet", lines)]
-    everything = [run for bench in ORDER for run in runs[bench]]
+    everything = [run for bench in BENCHES for run in runs[bench]]
     pairs = [text for run in everything for text in verdicts.differences(run)[side]]
     title = "Pairs of rows of the generalization studies whose 95 % interval "
     title += "holds 0" if side == OPEN else f"lies {'above' if side == WON else 'below'} 0"
@@ -136,7 +123,7 @@ def _verdict(side: str, found: Sequence[targets.Finding | None], runs: Runs) -> 
     speeds = [text for run in everything for text in verdicts.ratios(run)[side]]
     words = {LOST: "Slower than a rival", WON: "Faster than a rival", OPEN: "Not told apart"}[side]
     parts += [_list(f"{words}: recorded ratios of times with their 95 % intervals", speeds)]
-    said = "".join(_statements(bench, run, side) for bench in ORDER for run in runs[bench])
+    said = "".join(_statements(bench, run, side) for bench in BENCHES for run in runs[bench])
     parts += [f"<h3>In the words of the sections below</h3><ul>{said}</ul>" if said else ""]
     return f'<section class="verdict {side}" id="{side}">{"".join(parts)}</section>'
 
@@ -224,7 +211,7 @@ def _copies(runs: Sequence[Records]) -> str:
 def _environment(runs: Runs) -> str:
     """Of every run that counts: when, where and by what it was made."""
     rows = []
-    for bench in ORDER:
+    for bench in BENCHES:
         for run in runs[bench]:
             r = run[0]
             hashes = dict.fromkeys(one["protocol"][:16] for one in run if one.get("protocol"))
