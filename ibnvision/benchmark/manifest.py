@@ -3,8 +3,8 @@
     selection   how the checkpoint was chosen whose numbers count
     rules       of the metrics: average precision, absent classes, images without objects
     appearance  hash of the recipes that drawn domains are made by
-    sets        domain -> role, hashes of what is trained on and tested, and what its set says of
-                itself: split, files, label map, boxes, protocol, size, ...
+    sets        domain -> role, hashes of what is trained on and tested, and what its test set says
+                of itself: split, files, label map, convention of boxes, objects, ...
     training    the config that all rows share
     rows, seeds what the study is made of
 
@@ -13,12 +13,13 @@ study may grow by either, and a row is what is compared.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ibnvision import metrics
 from ibnvision.data.shifts import APPEARANCE_HASH
+from ibnvision.engine.sets import facts as of_set
 
 from . import plans, record
 
@@ -32,7 +33,7 @@ _ELSEWHERE = ("task", "train_domains", "test_domains")  # of a config, said by o
 def of_study(
     jobs: Sequence[plans.Job],
     prints: Mapping[str, str],
-    tested: Mapping[str, Mapping[str, Any]],
+    fields: Iterable[str],
     selection: str,
 ) -> Manifest:
     """That of a study.
@@ -40,16 +41,15 @@ def of_study(
     Args:
         jobs: its trainings, all of one plan.
         prints: of `plans.fingerprints`.
-        tested: domain -> what one evaluation left: the metric's fields, and `facts`.
+        fields: of the metric, as an evaluation leaves them.
         selection: the rule by which checkpoints are chosen, for people.
     """
     base = jobs[0].base
     sets: dict[str, dict[str, Any]] = {}
     for domain, role in plans.roles_of(base).items():
         hashes = {key.split()[1]: v for key, v in prints.items() if key.split()[0] == domain}
-        facts = tested.get(domain, {}).get("facts", {})
+        facts = of_set(base, plans.dataset_of(base, domain, "test"), "test")
         sets[domain] = {"role": role, "fingerprints": hashes, "facts": facts}
-    fields = next(iter(tested.values()), {})
     training = {k: v for k, v in plans.settings_of(base).items() if k not in _ELSEWHERE}
     return {
         "format": FORMAT,

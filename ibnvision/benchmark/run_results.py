@@ -33,8 +33,8 @@ def results_of(
     cfg = jobs[0].cfg
     roles, prints = roles_of(cfg), fingerprints(cfg)
     rows = rows_of(jobs, outcome, state, config_name)
-    tested = next(run["found"] for row in rows for run in row["runs"])
-    made = manifest.of_study(jobs, prints, tested, selection)
+    fields = next(f for row in rows for run in row["runs"] for f in run["found"].values())
+    made = manifest.of_study(jobs, prints, fields, selection)
     return {
         "environment": common,
         "config": to_dict(cfg),
