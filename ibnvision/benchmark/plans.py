@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ class Row:
 
     @property
     def key(self) -> str:
-        return self.name.lower().replace(" + ", "_").replace("-", "_").replace(" ", "_")
+        """Its name as part of a file's."""
+        return re.sub("[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
 
 def _norm_row(name: str, ibn: str, augment: str) -> Row:

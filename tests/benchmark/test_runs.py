@@ -28,6 +28,7 @@ def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
     assert {j.cfg.model_args["backbone_args"]["ibn"] for j in jobs} == {"none", "a", "b"}
     assert all(j.cfg.threads == 1 for j in jobs)
     assert len({j.folder for j in jobs}) == 8
+    assert jobs[1].row.key == "bn_jitter" and plans.Row("A-b, c + d", ()).key == "a_b_c_d"
 
 
 def test_the_full_rows_are_each_norm_with_and_without_jitter(tmp_path):
