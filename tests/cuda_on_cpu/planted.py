@@ -1,6 +1,6 @@
 """A mistake planted into the sources of a kernel, and what must happen then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,12 @@ class Defect(NamedTuple):
     case: Any
     reason: str  # a regular expression
     checks: str = "races"
+
+
+def parameters(defects: Iterable[str], slow: Collection[str]) -> list[Any]:
+    """The names, those of `slow` marked so: each is caught as another one of the file is."""
+    marks = {True: [pytest.mark.slow], False: []}
+    return [pytest.param(name, marks=marks[name in slow]) for name in defects]
 
 
 def assert_caught(

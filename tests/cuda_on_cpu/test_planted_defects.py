@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ibn_norm_cases import Case, check
-from planted import NUMBERS, OVERFLOW, Defect, assert_caught
+from planted import NUMBERS, OVERFLOW, Defect, assert_caught, parameters
 
 COMMON, MATH, PLANES, ROWS, MERGE, KERNELS = (
     "cuda_common.cuh",
@@ -79,11 +79,17 @@ DEFECTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DEFECTS)
+SLOW = (
+    *("workspace too small", "dynamic shared memory too small"),  # as "read past the end of x"
+    "missing barrier in a merge",  # as that between pixels
+)
+
+
+@pytest.mark.parametrize("name", parameters(DEFECTS, SLOW))
 def test_a_planted_defect_is_caught(target_of: Callable[..., Any], name: str) -> None:
     assert_caught(target_of, "ibn_norm", DEFECTS[name], check, FLOAT32)
 
 
-@pytest.mark.parametrize("name", DEFECTS)
+@pytest.mark.parametrize("name", parameters(DEFECTS, SLOW))
 def test_the_sound_source_passes_the_same_check(target_of: Callable[..., Any], name: str) -> None:
     check(target_of("ibn_norm", DEFECTS[name].checks, kernels=FLOAT32), DEFECTS[name].case)

@@ -256,6 +256,7 @@ PROCESS = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_collect_what_one_would_from_all_images(tmp_path):
     steps = [(maps(seed, images=5), maps(seed + 100, images=5)) for seed in range(2)]
     for rank, part in ((0, slice(0, 2)), (1, slice(2, 5))):  # 2 and 3 images
