@@ -180,7 +180,7 @@ def _provenance(results: Results) -> str:
         "versions": f"ibnvision {env['ibnvision']}, torch {env['torch']}, Python {env['python']}",
         "commit": env["commit"] or "outside a checkout",
         "date": env["date"],
-        "protocol": f"{results['protocol']} (data, appearance recipe, configs without seed)",
+        "protocol": f"{results['protocol']} (of manifest.json without rows and seeds)",
         "appearance recipe": results["recipe"],
         "reused runs": str(sum(run["reused"] for row in results["rows"] for run in row["runs"])),
         "time": f"{results['wall_s']:.0f} s; {results['scene_cpu_s']:.3f} CPU-s a drawn scene",

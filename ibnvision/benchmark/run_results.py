@@ -11,7 +11,7 @@ from ibnvision.config import to_dict
 from ibnvision.ops import kernel_report
 
 from . import manifest, record, scores, targets
-from .plans import Job, dataset_of, final_scores, fingerprints, roles_of
+from .plans import Job, final_scores, fingerprints, roles_of
 from .runs import Outcome, State
 
 Found = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Any]]]]
@@ -31,17 +31,15 @@ def results_of(
     `manifest`.
     """
     cfg = jobs[0].cfg
-    roles, prints = roles_of(cfg), fingerprints(cfg)
     rows = rows_of(jobs, outcome, state, config_name)
     fields = next(f for row in rows for run in row["runs"] for f in run["found"].values())
-    made = manifest.of_study(jobs, prints, fields, selection)
+    made = manifest.of_study(jobs, fingerprints(cfg), fields, selection)
     return {
         "environment": common,
         "config": to_dict(cfg),
         "config_name": config_name,
-        "roles": roles,
-        "images": {d: len(dataset_of(cfg, d, "test")) for d in roles},
-        "fingerprints": prints,
+        "roles": roles_of(cfg),
+        "images": {domain: row["facts"]["images"] for domain, row in made["sets"].items()},
         "selection": selection,
         "manifest": made,
         "protocol": manifest.digest(made),
