@@ -10,7 +10,7 @@ from typing import Any
 from . import paired, record, scores
 
 AUGMENTED = " + jitter"
-NORMS = ("IBN-a", "IBN-b", "ISW")
+NORMS = ("IBN-a", "IBN-b", "ISW", "MixStyle")
 COLUMNS = (scores.SOURCE, scores.MEAN)
 
 

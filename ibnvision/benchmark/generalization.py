@@ -1,9 +1,9 @@
 """Does a network that saw one domain read others?   ibnvision benchmark generalization
 
-Rows BN, BN + colour jitter, IBN-a, IBN-b; preset full: BN, IBN-a, IBN-b and ISW, each with and
-without jitter, 5 seeds, on --backbone. Every row and seed is a training of its own, in its own
-process with one thread. A restart reuses finished runs and goes on with interrupted ones. Leaves
-results.json, table.md, report.html, records.jsonl, the runs, and segmenter.pt, which
+Rows BN, BN + colour jitter, IBN-a, IBN-b; preset full: BN, IBN-a, IBN-b, ISW and MixStyle, each
+with and without jitter, 5 seeds, on --backbone. Every row and seed is a training of its own, in its
+own process with one thread. A restart reuses finished runs and goes on with interrupted ones.
+Leaves results.json, table.md, report.html, records.jsonl, the runs, and segmenter.pt, which
 `ibnvision predict` finds.
 """
 

@@ -21,7 +21,7 @@ from .op_rows import DTYPES, PASSES
 Records = Sequence[record.Record]
 
 SPEED = "training images/s"
-MARKS = {"BN": "o", "IBN-a": "^", "IBN-b": "s", "ISW": "D"}
+MARKS = {"BN": "o", "IBN-a": "^", "IBN-b": "s", "ISW": "D", "MixStyle": "v"}
 HATCHES = ("", "//")  # of detectors
 OPS_STYLE = {  # backend -> colour, mark
     "kernel": ("#2f55d4", "o"),

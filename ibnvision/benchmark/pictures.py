@@ -29,6 +29,8 @@ COLOURS = {
     "IBN-b + jitter": "#1b2f80",
     "ISW": "#c2477f",
     "ISW + jitter": "#7d2a52",
+    "MixStyle": "#8a6d3b",
+    "MixStyle + jitter": "#54401f",
 }
 INK = "#20242c"
 SCENES = (0, 1)  # of every test split: the first two, never picked

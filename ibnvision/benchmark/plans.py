@@ -38,6 +38,14 @@ def _isw_row(name: str, augment: str) -> Row:
     return Row(name, (isw, f"augment={augment}"))
 
 
+def _mixstyle_row(name: str, augment: str) -> Row:
+    """After the first two stages, in half of the batches, as in the paper's ResNet-18."""
+    return Row(
+        name,
+        ("model_args.backbone_args.ibn=none", "model_args.mixstyle=[1,2]", f"augment={augment}"),
+    )
+
+
 ROWS = (  # of the generalization benchmark
     _norm_row("BN", "none", "flip"),
     _norm_row("BN + jitter", "none", "jitter"),
@@ -50,6 +58,8 @@ FULL_ROWS = (  # of its full preset: every norm with and without the augmentatio
     _norm_row("IBN-b + jitter", "b", "jitter"),
     _isw_row("ISW", "flip"),
     _isw_row("ISW + jitter", "jitter"),
+    _mixstyle_row("MixStyle", "flip"),
+    _mixstyle_row("MixStyle + jitter", "jitter"),
 )
 PHOTOGRAPHS = ("motorcycle_",)  # real, though they need no folder
 STRESS = ("streets_sketch", "streets_invert")

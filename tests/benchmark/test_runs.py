@@ -34,15 +34,16 @@ def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
 def test_the_full_rows_are_each_norm_with_and_without_jitter(tmp_path):
     rows = plans.FULL_ROWS
     planned = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
-    assert len(planned) == len({j.row.key for j in planned}) == 8
-    assert len({j.protocol for j in planned}) == 8
+    assert len(planned) == len({j.row.key for j in planned}) == 10
+    assert len({j.protocol for j in planned}) == 10
     by_name = {j.row.name: j.cfg for j in planned}
-    for norm in ("BN", "IBN-a", "IBN-b", "ISW"):
+    for norm in ("BN", "IBN-a", "IBN-b", "ISW", "MixStyle"):
         plain, changed = by_name[norm], by_name[f"{norm} + jitter"]
         assert (plain.augment, changed.augment) == ("flip", "jitter")
         assert plain.model_args == changed.model_args
     start = []
-    for cfg in (by_name["BN"], by_name["IBN-a"], by_name["IBN-b"], by_name["ISW"]):
+    for name in ("BN", "IBN-a", "IBN-b", "ISW", "MixStyle"):
+        cfg = by_name[name]
         torch.manual_seed(0)
         model = engine.build_model(cfg, 8)
         start.append([p for p in model.parameters() if p.dim() == 4])
