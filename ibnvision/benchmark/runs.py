@@ -105,8 +105,8 @@ class State:
 
 
 def _comparable(cfg: Config) -> dict[str, Any]:
-    """A config without what moves when a folder is renamed or a log gets finer."""
-    return {k: v for k, v in config.to_dict(cfg).items() if k not in HARMLESS}
+    """A config without what moves when a folder, also of data, is renamed or a log gets finer."""
+    return {k: v for k, v in config.to_dict(cfg).items() if k not in (*HARMLESS, "data")}
 
 
 def affordable(

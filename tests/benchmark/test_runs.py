@@ -124,6 +124,8 @@ def test_a_crashed_training_is_told_and_the_others_go_on_and_are_reused(tmp_path
     again = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=1, say=said.append)
     assert not again.failed and len(again.done) == 4
     assert again.reused == {"bn_seed0", "bn_jitter_seed0", "ibn_b_seed0"}
+    moved = dataclasses.replace(jobs[0].cfg, data={"camvid": "another/place"})
+    assert state.same(dataclasses.replace(jobs[0], cfg=moved))  # its hashes are in the protocol
 
     changed = plans.plan("seg_streets_tiny", [0], (*TINY, "lr=0.01"), tmp_path, camvid=False)
     fresh = runs.run_jobs(changed, "seg_streets_tiny", state, workers=2, say=said.append)
