@@ -29,7 +29,7 @@ FLOORS = {
     ),
     "benchmark": (
         "engine tasks models methods layers ops testing metrics data config __init__",
-        "torch numpy matplotlib rich timm",
+        "torch numpy matplotlib rich timm accelerate",
     ),
     "cli": ("benchmark engine metrics config data models ops __init__", "rich timm"),
     "run": ("__init__", ""),

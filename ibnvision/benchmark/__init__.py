@@ -7,6 +7,7 @@ BENCHES = (
     "detection",
     "dehazing",
     "resolution",
+    "all_tasks",
     "ops",
     "models",
     "segmentation",

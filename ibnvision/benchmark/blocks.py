@@ -6,6 +6,7 @@ Of a question the newest full run counts, for each device and number of threads 
 from collections.abc import Callable, Sequence
 
 from . import (
+    all_tasks,
     attention,
     comparisons,
     corruptions,
@@ -15,6 +16,7 @@ from . import (
     models,
     network_cost,
     op_tables,
+    over_tasks,
     record,
     resolution_scores,
     restoration,
@@ -28,8 +30,14 @@ NOTHING = "Nothing is recorded yet."
 
 def readme_tables(records: Records) -> dict[str, str]:
     """The generated parts of benchmarks/README.md by marker name."""
-    parts = {"targets": targets.full_table(records)}
+    parts = {"targets": targets.full_table(records), "tasks": over_tasks_of(records)}
     return parts | {bench: of_runs(bench, newest_runs(records, bench)) for bench in MAKERS}
+
+
+def over_tasks_of(records: Records) -> str:
+    """All tasks in one table."""
+    runs = {bench: newest_runs(records, bench) for bench in over_tasks.QUESTIONS}
+    return over_tasks.of_runs(runs) or NOTHING
 
 
 def of_runs(bench: str, runs: Sequence[Records]) -> str:
@@ -38,8 +46,9 @@ def of_runs(bench: str, runs: Sequence[Records]) -> str:
     return "\n\n".join(f"{_origin(run[0])}\n\n{make(run)}" for run in runs) or NOTHING
 
 
-def newest_runs(records: Records, bench: str) -> list[list[record.Record]]:
-    """The full runs of a question that count, for each device and number of threads.
+def newest_runs(records: Records, bench: str, *, quick: bool = False) -> list[list[record.Record]]:
+    """The full runs (quick: the others, too) of a question that count, for each device and number
+    of threads.
 
     An operator's and a network's newest run counts, whatever else is timed later.
     """
@@ -100,6 +109,7 @@ MAKERS: dict[str, tuple[str, Callable[[Records], str]]] = {
     "attention": ("", attention.tables),
     "lambda_converter": ("", lambda_converter.tables),
     "generalization": ("study", _cells),
+    "all_tasks": ("preset", all_tasks.tables),
     "dehazing": ("", dehazing_scores.block),
     "detection": ("", detection_scores.block),
     "corruptions": ("", corruptions.tables),

@@ -1,11 +1,13 @@
 """Does DEA-Net dehaze what it never saw, and which part of it helps?   ibnvision benchmark dehazing
 
 Rows DEA-Net, the same without DEConv, the same without CGA; every row and seed is a training of its
-own, in its own process with one thread, beside the hazy input and the dark channel prior. A restart
+own, in its own process with one thread, beside the hazy input and the dark channel prior; preset
+quick is too short to conclude from. A restart
 reuses finished runs and goes on with interrupted ones. Leaves results.json, table.md,
 records.jsonl, pictures, the runs, and dehazer.pt, which `ibnvision dehaze` finds.
 """
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +15,13 @@ from typing import Any
 
 import torch
 
-from ibnvision import config
+from ibnvision import config, data
+from ibnvision.config import Config
 
 from . import dehazing_pictures as pictures
-from . import dehazing_rows, paired, record, run_arguments
+from . import dehazing_rows, dry_run, paired, record, run_arguments, scores
 from . import dehazing_scores as words
-from .plans import Job, Row, plan_rows
+from .plans import Job, Row, plan_rows, tests_of
 from .run_results import (
     batch_words,
     cell_records,
@@ -30,8 +33,9 @@ from .run_results import (
 )
 from .runs import Outcome, State, train_all
 
-CONFIGS = {"tiny": "dehaze_streets_tiny", "quick": "streets_dehaze"}
-SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
+CONFIGS = {"tiny": "dehaze_streets_tiny", "quick": "streets_dehaze", "full": "streets_dehaze"}
+SEEDS = {"tiny": (0,), "quick": (0, 1), "full": (0, 1, 2, 3, 4)}
+SHORTER = ("steps=400",)  # the quick preset
 ROWS = (
     Row(words.FULL, ()),
     Row(words.NO_DETAIL, ("model_args.detail=false",)),
@@ -52,11 +56,23 @@ SELECTION = "Scores are those of the last checkpoint: nothing is selected."
 FIELDS = {"psnr_rgb_db": words.PSNR, "ssim_zero_padded": words.SSIM}  # of the metric -> recorded
 
 
-def plan(config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
+def plan(
+    config_name: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    out: Path,
+    rows: Sequence[Row] = ROWS,
+) -> list[Job]:
     """All trainings, seed by seed."""
-    sources = config.load(config_name, overrides).train_domains
-    tests = [*dict.fromkeys([*sources, *TESTS])]
-    return plan_rows(ROWS, tests, config_name, seeds, overrides, out)
+    tests = tested_on(config.load(config_name, overrides))
+    return plan_rows(rows, tests, config_name, seeds, overrides, out)
+
+
+def tested_on(cfg: Config) -> list[str]:
+    """What a study by this config is tested on: trained on drawn haze, all of TESTS."""
+    if any(data.key_of(name) for name in cfg.train_domains):
+        return tests_of(cfg)
+    return [*dict.fromkeys([*cfg.train_domains, *TESTS])]
 
 
 def collect(
@@ -66,7 +82,7 @@ def collect(
     cfg = jobs[0].cfg
     results = results_of(jobs, outcome, state, config_name, common, SELECTION)
     roles, rows = results["roles"], results["rows"]
-    ours = next(row["runs"] for row in rows if row["name"] == words.FULL)
+    ours: list[dict] = next((row["runs"] for row in rows if row["name"] == words.FULL), [])
     gated = {
         run["seed"]: behind
         for run in ours
@@ -106,7 +122,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
         head = {"metric": metric} | ({"unit": "dB"} if metric == words.PSNR else {})
         found += cell_records(rows, roles, columns, head)
     for rival in words.PARTS:
-        for column in columns:
+        for column in (c for c in columns if c != scores.GAP):
             apart = paired.difference(summary[words.PSNR], words.FULL, rival, column)
             head = {"metric": words.DIFFERENCE, "model": words.FULL, "rival": rival, "unit": "dB"}
             found += [head | {"column": column} | apart] if apart else []
@@ -143,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--picture", metavar="FILE", help="only write before and after, of the folder --out"
     )
-    args = run_arguments.parse(parser, argv, SEEDS)
+    args = run_arguments.parse(parser, argv, SEEDS, dict.fromkeys(SEEDS, ROWS), SHORTER)
     begin = time.perf_counter()
     out = Path(args.out or f"runs/dehazing_{args.preset}")
     if args.picture:
@@ -151,7 +167,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     torch.set_num_threads(1)
     config_name = args.config or CONFIGS[args.preset]
-    jobs = plan(config_name, args.seeds, args.overrides, out)
+    planned = functools.partial(plan, config_name, args.seeds, args.overrides, out, args.rows)
+    if args.dry_run:
+        base = config.load(config_name, args.overrides)
+        return dry_run.show(base, tested_on(base), args.workers, planned)
+    jobs = planned()
     trained = train_all("dehazing", argv, args, jobs, config_name, out, begin=begin)
     if trained is None:
         return 1

@@ -32,12 +32,13 @@ RULES = (
 
 
 def columns(roles: scores.Roles) -> list[str]:
-    """The columns of the table: source, targets, their mean, the photograph, clear input."""
-    by_role = {role: [d for d, r in roles.items() if r == role] for role in set(roles.values())}
-    targets = by_role.get("target", [])
-    mean = [scores.MEAN] if targets else []
-    real, clear = by_role.get("real", []), by_role.get("stress", [])
-    return [scores.SOURCE, *targets, *mean, *real, *clear]
+    """The columns of the table: source, targets, what they come to, the photograph, clear input."""
+    found = scores.columns(roles)
+    return [c for role in ("", "real", "stress") for c in found if _last(roles.get(c)) == role]
+
+
+def _last(role: str | None) -> str:
+    return role if role in ("real", "stress") else ""
 
 
 def short(column: str) -> str:
@@ -166,7 +167,7 @@ def _gate(records: Records) -> str:
     pairs = {
         c: (cells[FULL, c], cells[GATED, c])
         for c in _columns(records, PSNR)
-        if {(FULL, c), (GATED, c)} <= set(cells)
+        if {(FULL, c), (GATED, c)} <= set(cells) and c != scores.GAP
     }
     clear = next((c for c, (_, gated) in pairs.items() if gated["role"] == "stress"), None)
     if clear is None:

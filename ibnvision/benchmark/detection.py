@@ -1,13 +1,15 @@
 """Does IBN help a detector that saw one domain?   ibnvision benchmark detection
 
-Rows Faster R-CNN and FCOS on ResNet-18, each with batch norm, IBN-a and IBN-b; every row and seed
-is a training of its own, in its own process with one thread. A row whose detector did not learn its
-source, or is lost in every other domain, is marked and counts for nothing. With --restorer, the
-checkpoint of a dehazing run, each Faster R-CNN is measured once more behind it. A restart reuses
-finished runs and goes on with interrupted ones. Leaves results.json, table.md, records.jsonl,
-pictures, the runs, and detector.pt, which `ibnvision detect` finds.
+Rows Faster R-CNN and FCOS on ResNet-18, each with batch norm, IBN-a and IBN-b, and Faster R-CNN
+with batch norm and colour jitter; preset quick: Faster R-CNN alone, too short to conclude from.
+Every row and seed is a training of its own, in its own process with one thread. A row whose
+detector did not learn its source, or is lost in every other domain, is marked and counts for
+nothing. With --restorer, the checkpoint of a dehazing run, each Faster R-CNN is measured once more
+behind it. A restart reuses finished runs and goes on with interrupted ones. Leaves results.json,
+table.md, records.jsonl, pictures, the runs, and detector.pt, which `ibnvision detect` finds.
 """
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +22,8 @@ from ibnvision import config, metrics
 from . import detection_pictures as pictures
 from . import detection_restored as restored
 from . import detection_scores as words
-from . import paired, record, run_arguments, scores
-from .plans import Job, Row, plan_rows
+from . import dry_run, paired, record, run_arguments, scores
+from .plans import Job, Row, plan_rows, tests_of
 from .run_results import (
     batch_words,
     cell_records,
@@ -33,13 +35,25 @@ from .run_results import (
 )
 from .runs import train_all
 
-CONFIGS = {"tiny": "det_streets_tiny", "quick": "streets_detect"}
-SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
+CONFIGS = {"tiny": "det_streets_tiny", "quick": "streets_detect", "full": "streets_detect"}
+SEEDS = {"tiny": (0,), "quick": (0, 1), "full": (0, 1, 2, 3, 4)}
+SHORTER = ("steps=500",)  # the quick preset
 RATES = {"faster_rcnn": 1.0, "fcos": 2.0}  # times the config's learning rate
 ROWS = tuple(
-    Row(name, (f"model_args.detector={detector}", f"model_args.backbone_args.ibn={ibn}"))
-    for name, detector, ibn in words.rows()
+    Row(
+        name,
+        (
+            *(f"model_args.detector={detector}", f"model_args.backbone_args.ibn={ibn}"),
+            f"augment={augment}",
+        ),
+    )
+    for name, detector, ibn, augment in words.rows()
 )
+PRESET_ROWS = {
+    "tiny": ROWS,
+    "quick": [row for row in ROWS if row.name.startswith(words.RESTORED_ONES)],
+    "full": ROWS,
+}
 SELECTION = (
     "Scores are those of the last checkpoint after a fixed number of steps: nothing is selected, "
     "and every hyper-parameter was chosen on the source's validation split."
@@ -48,18 +62,34 @@ FIELDS = {"ap50_pct": words.AP50, "ap_pct": words.AP, "voc_ap50_pct": words.VOC}
 FACTS = ("images_without_objects", "objects", "ignored_objects", "files_sha256", "split")
 
 
-def plan(config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
+def plan(
+    config_name: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    out: Path,
+    rows: Sequence[Row] = ROWS,
+) -> list[Job]:
     """All trainings, seed by seed, tested on the source and on the config's test domains.
 
-    A detector has RATES times the learning rate of the config.
+    A detector has RATES times the learning rate of the config, where the row names none.
     """
     base = config.load(config_name, overrides)
-    tests = [*dict.fromkeys([*base.train_domains, *base.test_domains])]
-    rows = [
-        Row(row.name, (*row.overrides, f"lr={RATES[detector] * base.lr:g}"))
-        for row, (_, detector, _) in zip(ROWS, words.rows(), strict=True)
-    ]
-    return plan_rows(rows, tests, config_name, seeds, overrides, out)
+    return plan_rows(
+        [_rated(row, config_name, overrides) for row in rows],
+        tests_of(base),
+        config_name,
+        seeds,
+        overrides,
+        out,
+    )
+
+
+def _rated(row: Row, config_name: str, overrides: Sequence[str]) -> Row:
+    base, cfg = (config.load(config_name, [*overrides, *extra]) for extra in ((), row.overrides))
+    rate = RATES.get(cfg.model_args.get("detector", ""), 1.0)
+    if cfg.lr != base.lr or rate == 1:
+        return row
+    return Row(row.name, (*row.overrides, f"lr={rate * base.lr:g}"))
 
 
 def collect(
@@ -132,13 +162,17 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0, or 1 when a training failed."""
     parser = run_arguments.parser("detection", __doc__, CONFIGS)
     parser.add_argument("--restorer", help="the checkpoint of a dehazing run")
-    args = run_arguments.parse(parser, argv, SEEDS)
+    args = run_arguments.parse(parser, argv, SEEDS, PRESET_ROWS, SHORTER)
     table, facts = restored.load(Path(args.restorer)) if args.restorer else (None, None)
     begin = time.perf_counter()
     out = Path(args.out or f"runs/detection_{args.preset}")
     torch.set_num_threads(1)
     config_name = args.config or CONFIGS[args.preset]
-    jobs = plan(config_name, args.seeds, args.overrides, out)
+    planned = functools.partial(plan, config_name, args.seeds, args.overrides, out, args.rows)
+    if args.dry_run:
+        base = config.load(config_name, args.overrides)
+        return dry_run.show(base, tests_of(base), args.workers, planned)
+    jobs = planned()
     trained = train_all("detection", argv, args, jobs, config_name, out, begin=begin)
     if trained is None:
         return 1

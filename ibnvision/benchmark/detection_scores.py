@@ -12,6 +12,7 @@ from . import measure, paired, record, scores
 Records = Sequence[record.Record]
 
 BASE, NORMS = "BN", ("IBN-a", "IBN-b")
+JITTER = "BN + jitter"  # the rival of Faster R-CNN's rows: plain batch norm that saw other colours
 DETECTORS = {"Faster R-CNN": "faster_rcnn", "FCOS": "fcos"}  # in a row's name -> in a config
 AP50, AP, VOC = "ap50", "ap", "voc_ap50"
 DIFFERENCE, TRAINING, SET = "ap50 difference", "training, CPU minutes", "test set"
@@ -27,17 +28,24 @@ CONVERGENCE_RULE = (
 )
 
 
-def rows() -> list[tuple[str, str, str]]:
-    """(name, detector, ibn) of each row, as a config has the last two."""
-    ibn = {BASE: "none", "IBN-a": "a", "IBN-b": "b"}
-    return [(f"{d} {norm}", key, ibn[norm]) for d, key in DETECTORS.items() for norm in ibn]
+def rows() -> list[tuple[str, str, str, str]]:
+    """(name, detector, ibn, augment) of each row, as a config has the last three."""
+    norms = {BASE: ("none", "flip"), "IBN-a": ("a", "flip"), "IBN-b": ("b", "flip")}
+    norms |= {JITTER: ("none", "jitter")}
+    return [
+        (f"{d} {norm}", key, *how)
+        for d, key in DETECTORS.items()
+        for norm, how in norms.items()
+        if norm != JITTER or d == RESTORED_ONES
+    ]
 
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """(row, rival): each IBN against batch norm in the same detector, each row behind a restorer
-    against itself without.
+    """(row, rival): each IBN, and jitter, against batch norm in the same detector, each IBN against
+    jitter, each row behind a restorer against itself without.
     """
-    wanted = [(f"{d} {norm}", f"{d} {BASE}") for d in DETECTORS for norm in NORMS]
+    wanted = [(f"{d} {norm}", f"{d} {BASE}") for d in DETECTORS for norm in (*NORMS, JITTER)]
+    wanted += [(f"{d} {norm}", f"{d} {JITTER}") for d in DETECTORS for norm in NORMS]
     wanted += [(name, name.removesuffix(RESTORED)) for name in names if name.endswith(RESTORED)]
     return [(row, rival) for row, rival in wanted if row in names and rival in names]
 
@@ -192,15 +200,17 @@ def _headline(records: Records) -> str:
         away, home = (found.get((row, rival, c)) for c in (scores.MEAN, scores.SOURCE))
         if away and home:
             texts.append(
-                f"{row} stands {away['value']:+.1f} AP50 points from {_words(row)} on the target "
-                f"mean ({_verdict(away)}, ahead in {away['ahead']} of {away['n']} seeds) and "
-                f"{home['value']:+.1f} at home ({_verdict(home)})"
+                f"{row} stands {away['value']:+.1f} AP50 points from {_words(row, rival)} on the "
+                f"target mean ({_verdict(away)}, ahead in {away['ahead']} of {away['n']} seeds) "
+                f"and {home['value']:+.1f} at home ({_verdict(home)})"
             )
     return f"{'; '.join(texts)}." if texts else ""
 
 
-def _words(row: str) -> str:
-    return "the same without the restorer" if row.endswith(RESTORED) else "batch norm"
+def _words(row: str, rival: str) -> str:
+    if row.endswith(RESTORED):
+        return "the same without the restorer"
+    return "batch norm with jitter" if rival.endswith(JITTER) else "batch norm"
 
 
 def _verdict(r: Mapping[str, Any]) -> str:

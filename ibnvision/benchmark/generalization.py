@@ -7,14 +7,17 @@ Leaves results.json, table.md, report.html, records.jsonl, the runs, and segment
 `ibnvision predict` finds.
 """
 
+import argparse
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ibnvision import data, engine
+from ibnvision import config, data, engine
 from ibnvision.config import Config
 from ibnvision.data.shifts import APPEARANCE_HASH
 from ibnvision.methods.whitening import InstanceWhitening
@@ -22,13 +25,25 @@ from ibnvision.metrics import ABSENT_RULE
 from ibnvision.ops import reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
-from . import comparisons, measure, pictures, record, run_arguments, run_page, scores, targets
-from .plans import FULL_ROWS, ROWS, Job, Row, dataset_of, plan
-from .run_results import keep, leave_weights, results_of, write
+from . import (
+    all_tasks,
+    comparisons,
+    dry_run,
+    measure,
+    pictures,
+    record,
+    run_arguments,
+    run_page,
+    scores,
+    targets,
+)
+from .plans import FULL_ROWS, ROWS, Job, dataset_of, plan, tests_of
+from .run_results import cell_records, keep, leave_weights, results_of, write
 from .runs import Outcome, State, train_all
 
 CONFIGS = {"tiny": "seg_streets_tiny", "quick": "streets_quick", "full": "streets_quick"}
 SEEDS = {"tiny": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
+PRESET_ROWS = {"tiny": ROWS, "quick": ROWS, "full": FULL_ROWS}
 MINUTES = {"tiny": 0.0, "quick": 9.0, "full": 0.0}
 BACKBONES = {"resnet18": "resnet18_ibn_b", "resnet50": "resnet50_ibn_b"}  # name -> model
 SELECTION = (
@@ -148,20 +163,12 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
         "format": "nchw",
     }
     summary, roles = results["summary"], results["roles"]
-    found = []
-    for row in results["rows"]:
-        for column, cell in summary.get(row["name"], {}).items():
-            found.append(
-                {
-                    "metric": "miou",
-                    "model": row["name"],
-                    "augment": row["augment"],
-                    "column": column,
-                }
-                | {"value": cell["mean"], "std": cell["std"], "n": cell["n"], "unit": "% mIoU"}
-                | {"role": roles.get(column, "derived")}
-                | {k: cell[k] for k in ("low", "high") if k in cell}
-            )
+    augments = {row["name"]: row["augment"] for row in results["rows"]}
+    head = {"metric": "miou", "unit": "% mIoU"}
+    found = [
+        cell | {"augment": augments[cell["model"]]}
+        for cell in cell_records(summary, roles, scores.columns(roles), head)
+    ]
     for d in results["differences"]:
         kind = {"metric": "difference", "unit": "mIoU points", "value": d["mean"]}
         found.append(kind | {k: v for k, v in d.items() if k != "mean"})
@@ -202,21 +209,30 @@ def _judged(results: Mapping[str, Any]) -> dict[str, float | None]:
     return judged
 
 
-def _rows(rows: Sequence[Row], wanted: Sequence[str] | None, parser: Any) -> Sequence[Row]:
-    """The wanted ones in the preset's order; the parser's error for an unknown name."""
-    known = [row.name for row in rows]
-    for name in wanted or ():
-        if name not in known:
-            parser.error(f"--rows must be among {', '.join(known)}, got {name!r}")
-    return [row for row in rows if wanted is None or row.name in wanted]
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    tasks = (*all_tasks.STUDIES, "all")
+    text = "whose study to run; all: one after the other, and one table over them"
+    parser.add_argument("--task", choices=tasks, default="segmentation", help=text)
+
+
+def _task(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The task, and the arguments of its study."""
+    first = argparse.ArgumentParser(
+        prog="ibnvision benchmark generalization", add_help=False, allow_abbrev=False
+    )
+    _add_task(first)
+    found, rest = first.parse_known_args(argv)
+    return found.task, rest
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0, or 1 when a training failed."""
+    """Run the benchmark, or that of another task; 0, or 1 when a training failed."""
+    task, rest = _task(argv)
+    if task != "segmentation":
+        bench = all_tasks.STUDIES.get(task, "all_tasks")
+        return import_module(f"{__package__}.{bench}").main(rest)
     parser = run_arguments.parser("generalization", __doc__, CONFIGS)
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="camvid=DIR", help="real frames as targets"
-    )
+    _add_task(parser)
     parser.add_argument(
         "--minutes",
         type=float,
@@ -225,22 +241,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--backbone", choices=sorted(BACKBONES), help="in place of the config's model"
     )
-    parser.add_argument(
-        "--rows", nargs="+", metavar="NAME", help='some of the preset\'s rows, such as "IBN-b"'
-    )
-    args = run_arguments.parse(parser, argv, SEEDS)
+    args = run_arguments.parse(parser, argv, SEEDS, PRESET_ROWS)
     begin = time.perf_counter()
-    for pair in args.data:
-        if not pair.startswith("camvid="):
-            parser.error(f"--data must read camvid=DIR, got {pair!r}")
     minutes = MINUTES[args.preset] if args.minutes is None else args.minutes
     config_name = args.config or CONFIGS[args.preset]
     ending = f"_{args.backbone}" if args.backbone else ""
     out = Path(args.out or f"runs/generalization_{args.preset}{ending}")
-    overrides = [f"model={BACKBONES[args.backbone]}"] if args.backbone else []
-    overrides += [*args.overrides, *(f"data.{pair}" for pair in args.data)]
-    rows = _rows(FULL_ROWS if args.preset == "full" else ROWS, args.rows, parser)
-    jobs = plan(config_name, args.seeds, overrides, out, camvid=bool(args.data), rows=rows)
+    model = [f"model={BACKBONES[args.backbone]}"] if args.backbone else []
+    overrides = [*model, *args.overrides]
+    planned = functools.partial(plan, config_name, args.seeds, overrides, out, rows=args.rows)
+    if args.dry_run:
+        base = config.load(config_name, overrides)
+        return dry_run.show(base, tests_of(base), args.workers, planned)
+    jobs = planned()
     trained = train_all(
         *("generalization", argv, args, jobs, config_name, out),
         begin=begin,
@@ -254,7 +267,7 @@ def main(argv: Sequence[str]) -> int:
     results["backbone"] = args.backbone or jobs[0].cfg.model.partition("_")[0]
     results["scene_cpu_s"] = scene_seconds(jobs[0].cfg)
     say("throughput with kernels on and off")
-    results["throughput"] = throughput(jobs[: len(rows)], 3 if common["quick"] else 7)
+    results["throughput"] = throughput(jobs[: len(args.rows)], 3 if common["quick"] else 7)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures")
     segmenter = leave_weights(results, ("IBN-b", "IBN-a"), out / "segmenter.pt")

@@ -13,7 +13,7 @@ study may grow by either, and a row is what is compared.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +79,30 @@ def keep(made: Manifest, bench: str, records: Path) -> Path:
     path = records.parent / FOLDER / f"{bench}_{digest(made)[:16]}.json"
     write(made, path)
     return path
+
+
+def find(bench: str, protocol: str, records: Path) -> Manifest | None:
+    """The manifest of a hash that lies beside a file of records; None where there is none."""
+    kept = records.parent / FOLDER / f"{bench}_{protocol[:16]}.json"
+    for path in (kept, records.parent / FILE):
+        if path.is_file():
+            made = json.loads(path.read_text(encoding="utf-8"))
+            if made.pop("digest", "") == protocol:
+                return made
+    return None
+
+
+def differences(a: Manifest, b: Manifest) -> list[str]:
+    """What decides about the numbers and is not the same: "key.key: this, that" for each."""
+    plain = [dict(_leaves({k: v for k, v in m.items() if k not in _GROWING})) for m in (a, b)]
+    keys = dict.fromkeys([*plain[0], *plain[1]])
+    pairs = {key: [json.dumps(found.get(key, "absent")) for found in plain] for key in keys}
+    return [f"{key}: {this}, {that}" for key, (this, that) in pairs.items() if this != that]
+
+
+def _leaves(value: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for key, part in value.items():
+        if isinstance(part, Mapping) and part:
+            yield from _leaves(part, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", part

@@ -3,6 +3,7 @@
 What another benchmark draws too is public.
 """
 
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from ibnvision.engine.predict import Trained, load_trained
 from ibnvision.tasks import TASKS
 
 from . import record, scores
+from .plans import dataset_of
 
 Results = Mapping[str, Any]
 COLOURS = {
@@ -184,27 +186,19 @@ def _classes(results: Results, rows: Sequence[Mapping[str, Any]]) -> Figure:
 def _predictions(results: Results, trained: Mapping[str, Trained], domain: str) -> Figure:
     """Input, target and every row's prediction for the first test scenes of a domain."""
     first = next(iter(trained.values()))
-    cfg = first.cfg
-    root = data.root_of(domain, cfg.data)
-    size: Any = tuple(cfg.size) or None
-    dataset: Any = data.build_domain(
-        domain,
-        "test",
-        preset=cfg.preset,
-        root=root,
-        size=size,
-        limit=len(SCENES),
-    )
+    cfg = dataclasses.replace(first.cfg, data=results["config"]["data"])  # where it lies now
+    dataset = dataset_of(cfg, domain, "test", limit=len(SCENES))
     items = [dataset[i] for i in range(min(len(SCENES), len(dataset)))]
-    images = torch.stack([item["image"] for item in items])
     panels: dict[str, list[NDArray]] = {
-        "input": [image.permute(1, 2, 0).numpy() for image in images],
+        "input": [item["image"].permute(1, 2, 0).numpy() for item in items],
         "target": [_painted(i["image"], i["target"]) for i in items],
     }
     for name, run in trained.items():
-        labels = TASKS[run.cfg.task].predict(run.model, images)
-        panels[name] = [_painted(image, label) for image, label in zip(images, labels, strict=True)]
-    height, width = images.shape[2:]
+        panels[name] = [
+            _painted(item["image"], TASKS[run.cfg.task].predict(run.model, item["image"][None])[0])
+            for item in items
+        ]
+    height, width = items[0]["image"].shape[1:]
     tall = 1.95 * height / width
     wide = min(len(panels), 6)  # panels beside each other, the rest below
     lines = -(-len(panels) // wide)

@@ -1,10 +1,12 @@
 """What a benchmark trains: its rows and seeds, on which data, under which hash."""
 
+import dataclasses
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ibnvision import config, data, engine
 from ibnvision.config import Config
 from ibnvision.data.shifts import APPEARANCE_HASH
 from ibnvision.engine.run_folder import HARMLESS
+from ibnvision.engine.sets import available
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,31 @@ class Row:
     def key(self) -> str:
         """Its name as part of a file's."""
         return re.sub("[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+
+def read_row(path: Path) -> Row:
+    """A row from a TOML file: its `name`, and what it changes in the config, as a config has it.
+
+    Raises: FileNotFoundError, and ValueError for a file that is no TOML or has no name.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no row file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    name = values.pop("name", None)
+    if not isinstance(name, str) or not re.search("[a-z0-9]", name.lower()):
+        raise ValueError(f"{path} must hold the row's name, as text, got name = {name!r}")
+    return Row(name, tuple(_assignments(values)))
+
+
+def _assignments(values: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _assignments(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}={json.dumps(value)}"
 
 
 def _norm_row(name: str, ibn: str, augment: str) -> Row:
@@ -104,11 +132,18 @@ def roles_of(cfg: Config) -> dict[str, str]:
     return roles
 
 
+def splits_of(cfg: Config) -> list[tuple[str, str]]:
+    """(domain, split) of everything that is trained on or evaluated."""
+    found: list[tuple[str, str]] = []
+    for domain in cfg.train_domains:
+        there = data.splits(domain, data.root_of(domain, cfg.data))
+        found += [(domain, split) for split in ("train", "val", "test") if split in there]
+    return found + [(d, "test") for d in cfg.test_domains if d not in cfg.train_domains]
+
+
 def fingerprints(cfg: Config) -> dict[str, str]:
     """ "domain split" -> hash of what is trained on or evaluated."""
-    splits = [(d, s) for d in cfg.train_domains for s in ("train", "val", "test")]
-    splits += [(d, "test") for d in cfg.test_domains if d not in cfg.train_domains]
-    return {f"{d} {s}": dataset_of(cfg, d, s).fingerprint() for d, s in splits}
+    return {f"{d} {s}": dataset_of(cfg, d, s).fingerprint() for d, s in splits_of(cfg)}
 
 
 def dataset_of(cfg: Config, domain: str, split: str, limit: int | None = None) -> Any:
@@ -141,14 +176,24 @@ def plan(
     overrides: Sequence[str],
     out: Path,
     *,
-    camvid: bool,
     rows: Sequence[Row] = ROWS,
 ) -> list[Job]:
-    """All trainings of the generalization benchmark; see plan_rows."""
-    base = config.load(config_name, overrides)
-    tests = [*dict.fromkeys([*base.train_domains, *base.test_domains, *STRESS])]
-    tests += [d for d in CAMVID if camvid and d not in tests]
-    return plan_rows(rows, tests, config_name, seeds, overrides, out)
+    """All trainings of the generalization benchmark in segmentation; see plan_rows."""
+    return plan_rows(
+        rows, tests_of(config.load(config_name, overrides)), config_name, seeds, overrides, out
+    )
+
+
+def tests_of(cfg: Config) -> list[str]:
+    """What a study by this config is tested on: its sources and its test domains that need no
+    folder or were given one; to label drawn streets also drawn stress, and CamVid where it is."""
+    tests = [*cfg.train_domains, *cfg.test_domains]
+    drawn = all(name.startswith("streets_") for name in cfg.train_domains)
+    if drawn and cfg.task == "segmentation":
+        tests += [*STRESS, *CAMVID]
+    tests = [*dict.fromkeys(tests)]
+    kept, _ = available(dataclasses.replace(cfg, test_domains=tuple(tests)))
+    return list(kept.test_domains)
 
 
 def plan_rows(

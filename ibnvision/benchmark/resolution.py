@@ -8,6 +8,7 @@ results.json, table.md, resolution.png, records.jsonl, scores.jsonl and the runs
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,15 +18,16 @@ import torch
 
 from ibnvision import config
 
-from . import manifest, record, resolution_pictures, resolution_rows, run_arguments
+from . import dry_run, manifest, record, resolution_pictures, resolution_rows, run_arguments
 from . import resolution_scores as words
 from .plans import Job, Row, plan_rows
 from .resolution_rows import Scores, View
 from .run_results import finish, results_of
 from .runs import Outcome, State, train_all
 
-CONFIGS = {"tiny": "vit_streets_tiny", "quick": "streets_vit"}
-SEEDS = {"tiny": (0,), "quick": (0, 1, 2)}
+CONFIGS = {"tiny": "vit_streets_tiny", "quick": "streets_vit", "full": "streets_vit"}
+SEEDS = {"tiny": (0,), "quick": (0, 1), "full": (0, 1, 2, 3, 4)}
+SHORTER = ("steps=300",)  # the quick preset
 REPEATS = 5  # of a timed call
 ZOOM_STEPS = 1.8
 CNN, ABSOLUTE, ROPE = "CNN", "absolute", "RoPE"
@@ -45,6 +47,7 @@ ROWS = (
     Row(CNN_ZOOM, (*_CNN, "augment=zoom")),
     Row(ROPE_ZOOM, ("augment=zoom",)),
 )
+PRESET_ROWS = {"tiny": ROWS, "quick": [r for r in ROWS if r.name in (CNN, ROPE)], "full": ROWS}
 
 
 def _rope(name: str, trained: str) -> tuple[View, ...]:
@@ -86,15 +89,21 @@ SELECTION = (
 )
 
 
-def plan(config_name: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
+def plan(
+    config_name: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    out: Path,
+    rows: Sequence[Row] = ROWS,
+) -> list[Job]:
     """All trainings, seed by seed; those with zoom have ZOOM_STEPS times the steps."""
     base = config.load(config_name, overrides)
     longer = f"steps={round(ZOOM_STEPS * base.steps)}"
-    rows = [
+    longer_rows = [
         Row(row.name, (*row.overrides, longer)) if "augment=zoom" in row.overrides else row
-        for row in ROWS
+        for row in rows
     ]
-    return plan_rows(rows, base.train_domains, config_name, seeds, overrides, out)
+    return plan_rows(longer_rows, base.train_domains, config_name, seeds, overrides, out)
 
 
 def collect(
@@ -187,12 +196,20 @@ def _head(view: View) -> record.Record:
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0, or 1 when a training failed."""
     parser = run_arguments.parser("resolution", __doc__, CONFIGS)
-    args = run_arguments.parse(parser, argv, SEEDS)
+    args = run_arguments.parse(parser, argv, SEEDS, PRESET_ROWS, SHORTER)
+    if args.add:
+        parser.error(
+            "--add must be left out: a row here is a way to look through a trained network"
+        )
     begin = time.perf_counter()
     out = Path(args.out or f"runs/resolution_{args.preset}")
     torch.set_num_threads(1)
     config_name = args.config or CONFIGS[args.preset]
-    jobs = plan(config_name, args.seeds, args.overrides, out)
+    planned = functools.partial(plan, config_name, args.seeds, args.overrides, out, args.rows)
+    if args.dry_run:
+        base = config.load(config_name, args.overrides)
+        return dry_run.show(base, base.train_domains, args.workers, planned)
+    jobs = planned()
     trained = train_all("resolution", argv, args, jobs, config_name, out, begin=begin)
     if trained is None:
         return 1

@@ -31,8 +31,7 @@ def announce(
 ) -> record.Record:
     """Make the folder `out`, print what will run, and return what all records of the run share."""
     out.mkdir(parents=True, exist_ok=True)
-    quick = args.preset == "tiny" or bool(args.overrides)
-    common = record.environment(bench, argv, "cpu", quick=quick)
+    common = record.environment(bench, argv, "cpu", quick=not args.conclusive)
     print(f"{common['device']}, torch {common['torch']}, {args.workers} one-thread worker(s)")
     print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
     names = ", ".join(dict.fromkeys(job.row.name for job in jobs))

@@ -197,18 +197,23 @@ def jobs(tmp_path_factory):
 
 
 def test_plan_differs_only_in_detector_and_norm(jobs):
-    assert [j.row.name for j in jobs] == 2 * list(SCORES)
+    names = list(SCORES)
+    assert [j.row.name for j in jobs] == 2 * [*names[:3], "Faster R-CNN BN + jitter", *names[3:]]
     plain = [config.to_dict(j.cfg) for j in jobs]
     differing = {k for k in plain[0] if len({json.dumps(p[k]) for p in plain}) > 1}
-    assert differing == {"model_args", "seed", "name", "lr"}
+    assert differing == {"model_args", "augment", "seed", "name", "lr"}
     rates = {(j.cfg.model_args["detector"], j.cfg.steps, j.cfg.lr) for j in jobs}
     assert rates == {("faster_rcnn", 4, 0.01), ("fcos", 4, 0.02)}
     kinds = [
-        (j.cfg.model_args["detector"], j.cfg.model_args["backbone_args"]["ibn"]) for j in jobs[:6]
+        (j.cfg.model_args["detector"], j.cfg.model_args["backbone_args"]["ibn"]) for j in jobs[:7]
     ]
-    assert kinds == [(d, ibn) for d in ("faster_rcnn", "fcos") for ibn in ("none", "a", "b")]
+    norms = [(d, ibn) for d in ("faster_rcnn", "fcos") for ibn in ("none", "a", "b")]
+    assert kinds == [*norms[:3], ("faster_rcnn", "none"), *norms[3:]]
+    assert [j.row.name for j in jobs[:7] if j.cfg.augment == "jitter"] == [
+        "Faster R-CNN BN + jitter"
+    ]
     assert jobs[0].cfg.test_domains == ("streets_day_boxes", "streets_fog_boxes")
-    assert jobs[0].protocol == jobs[6].protocol != jobs[1].protocol
+    assert jobs[0].protocol == jobs[7].protocol != jobs[1].protocol
 
 
 def test_your_own_second_set_is_a_target():
@@ -249,7 +254,7 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
     argv = ["--preset", "tiny", "--seeds", "0,1", "--out", str(out), "--record", str(kept)]
     assert detection.main(argv) == 0
     found = json.loads((out / "results.json").read_text())
-    assert [[run["seed"] for run in row["runs"]] for row in found["rows"]] == 6 * [[0, 1]]
+    assert [[run["seed"] for run in row["runs"]] for row in found["rows"]] == 7 * [[0, 1]]
     assert (out / "detector.pt").read_text() == "weights of faster_r_cnn_ibn_b_seed0"
     assert (out / "pictures" / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert found["summary"][words.AP50]["FCOS BN"]["source"]["mean"] == 70.5
@@ -288,9 +293,9 @@ def test_tiny_end_to_end(tmp_path, capsys):
     argv = ["--preset", "tiny", "--out", str(out), "--workers", "1", "steps=2"]
     assert detection.main(argv) == 0
     found = json.loads((out / "results.json").read_text())
-    assert [len(row["runs"]) for row in found["rows"]] == [1] * 6
+    assert [len(row["runs"]) for row in found["rows"]] == [1] * 7
     for by_row in found["pictures"]["detections"].values():
         for name in by_row.values():
             assert (out / "pictures" / name).read_bytes().startswith(b"\x89PNG")
     again = detection.main(argv)
-    assert again == 0 and capsys.readouterr().out.count("finished before, reused") == 6
+    assert again == 0 and capsys.readouterr().out.count("finished before, reused") == 7

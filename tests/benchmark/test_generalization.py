@@ -28,7 +28,7 @@ def test_tiny_end_to_end(tmp_path, capsys):
 
 def test_isw_is_timed_with_its_loss(tmp_path, monkeypatch):
     rows = [row for row in plans.FULL_ROWS if row.name == "ISW"]
-    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
+    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, rows=rows)
     steps, term = [], InstanceWhitening._term
     monkeypatch.setattr(
         InstanceWhitening, "_term", lambda self, *args: steps.append(self.step) or term(self, *args)
@@ -44,8 +44,10 @@ def test_isw_is_timed_with_its_loss(tmp_path, monkeypatch):
         (["--seeds", "0,x"], "--seeds must be integers"),
         (["--seeds", "1,1"], "--seeds must be different"),
         (["--workers", "0"], "--workers must be at least 1"),
-        (["--data", "kitti=DIR"], "--data must read camvid=DIR"),
-        (["--rows", "IBN-c"], "--rows must be among BN, BN + jitter, IBN-a, IBN-b, got 'IBN-c'"),
+        (["--data", "camvid"], "--data must read NAME=DIR, got 'camvid'"),
+        (["--rows", "IBN-c"], "--rows must be of the preset BN, BN + jitter, IBN-a, IBN-b, got"),
+        (["--add", "no.toml"], "--add: no row file no.toml"),
+        (["--task", "parsing"], "invalid choice: 'parsing'"),
     ],
 )
 def test_bad_arguments_are_named(argv, words, capsys):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ibnvision.benchmark import record, report, targets
+from ibnvision.benchmark import blocks, record, report, targets
 
 from .test_scores import results
 from .test_targets import times
@@ -87,9 +87,7 @@ def test_report_rewrites_the_readme_from_records(tmp_path, capsys):
     records = times("20300101", {"kernel": 1.0, "eager": 9.0, "copy": 0.5})
     records = [r | {"op": "ibn_norm", "torch": "2", "unit": "ms"} for r in records]
     record.append(tmp_path / "results" / "ops.jsonl", records)
-    names = ("targets", "ops", "models", "restoration", "attention", "lambda_converter")
-    names += ("generalization", "dehazing")
-    names += ("resolution", "segmentation", "detection", "detector", "corruptions")
+    names = ("targets", "tasks", *blocks.MAKERS)
     marks = "\n".join(f"<!-- generated: {n} -->\n<!-- end: {n} -->" for n in names)
     (tmp_path / "README.md").write_text(f"# Words stay\n{marks}\n")
     argv = ["--results", str(tmp_path / "results"), "--readme", str(tmp_path / "README.md")]

@@ -17,7 +17,7 @@ TINY = ("steps=2", "eval_every=1", "log_every=1")
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     out = tmp_path_factory.mktemp("plan")
-    return plans.plan("seg_streets_tiny", [0, 1], TINY, out, camvid=False)
+    return plans.plan("seg_streets_tiny", [0, 1], TINY, out)
 
 
 def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
@@ -33,7 +33,7 @@ def test_plan_differs_only_in_norm_augmentation_seed_and_name(jobs):
 
 def test_the_full_rows_are_each_norm_with_and_without_jitter(tmp_path):
     rows = plans.FULL_ROWS
-    planned = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False, rows=rows)
+    planned = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, rows=rows)
     assert len(planned) == len({j.row.key for j in planned}) == 10
     assert len({j.protocol for j in planned}) == 10
     by_name = {j.row.name: j.cfg for j in planned}
@@ -109,7 +109,7 @@ def fake_train(monkeypatch, fails=()):
 
 
 def test_a_crashed_training_is_told_and_the_others_go_on_and_are_reused(tmp_path, monkeypatch):
-    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
+    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path)
     said = []
     fake_train(monkeypatch, fails=["ibn_a_seed0"])
     state = runs.State(tmp_path)
@@ -127,13 +127,13 @@ def test_a_crashed_training_is_told_and_the_others_go_on_and_are_reused(tmp_path
     moved = dataclasses.replace(jobs[0].cfg, data={"camvid": "another/place"})
     assert state.same(dataclasses.replace(jobs[0], cfg=moved))  # its hashes are in the protocol
 
-    changed = plans.plan("seg_streets_tiny", [0], (*TINY, "lr=0.01"), tmp_path, camvid=False)
+    changed = plans.plan("seg_streets_tiny", [0], (*TINY, "lr=0.01"), tmp_path)
     fresh = runs.run_jobs(changed, "seg_streets_tiny", state, workers=2, say=said.append)
     assert not fresh.reused and len(fresh.done) == 4
 
 
 def test_a_seed_beyond_the_budget_is_dropped_aloud(tmp_path, monkeypatch):
-    jobs = plans.plan("seg_streets_tiny", [0, 1, 2], TINY, tmp_path, camvid=False)
+    jobs = plans.plan("seg_streets_tiny", [0, 1, 2], TINY, tmp_path)
     fake_train(monkeypatch)
     said, state = [], runs.State(tmp_path)
     got = runs.run_jobs(jobs, "seg_streets_tiny", state, workers=2, budget_s=1.0, say=said.append)
@@ -156,7 +156,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_benchmark_that_is_stopped_takes_its_trainings_along(tmp_path, monkeypatch, number):
-    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path, camvid=False)
+    jobs = plans.plan("seg_streets_tiny", [0], TINY, tmp_path)
     fake_train(monkeypatch)
     short = plans.Job.command
 
