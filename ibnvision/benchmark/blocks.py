@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from . import (
     all_tasks,
     attention,
+    beside,
     comparisons,
     corruptions,
     dehazing_scores,
@@ -95,8 +96,17 @@ def _cells(run: Sequence[record.Record]) -> str:
     apart = [{**r, "mean": r["value"]} for r in run if r["metric"] == "difference"]
     parts = [f"Backbone {run[0]['backbone']}." if "backbone" in run[0] else "", text]
     parts += [comparisons.table(apart)]
+    parts += [beside.block(run, "miou", "mIoU %")]
     parts += [record.table(["training", "images/CPU-s"], speeds) if speeds else ""]
     return "\n\n".join(filter(None, parts))
+
+
+def _dehazing(run: Records) -> str:
+    return beside.after(dehazing_scores.block(run), run, dehazing_scores.PSNR, "dB", 2)
+
+
+def _detection(run: Records) -> str:
+    return beside.after(detection_scores.block(run), run, detection_scores.AP50, "AP50")
 
 
 # question -> the field whose values have a newest run each, and what makes Markdown of a run
@@ -110,8 +120,8 @@ MAKERS: dict[str, tuple[str, Callable[[Records], str]]] = {
     "lambda_converter": ("", lambda_converter.tables),
     "generalization": ("study", _cells),
     "all_tasks": ("preset", all_tasks.tables),
-    "dehazing": ("", dehazing_scores.block),
-    "detection": ("", detection_scores.block),
+    "dehazing": ("", _dehazing),
+    "detection": ("", _detection),
     "corruptions": ("", corruptions.tables),
     "resolution": ("", resolution_scores.block),
 }

@@ -18,8 +18,8 @@ import torch
 from ibnvision import config, data
 from ibnvision.config import Config
 
+from . import beside, dehazing_rows, dry_run, paired, record, run_arguments, scores
 from . import dehazing_pictures as pictures
-from . import dehazing_rows, dry_run, paired, record, run_arguments, scores
 from . import dehazing_scores as words
 from .plans import Job, Row, plan_rows, tests_of
 from .run_results import (
@@ -126,6 +126,8 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             apart = paired.difference(summary[words.PSNR], words.FULL, rival, column)
             head = {"metric": words.DIFFERENCE, "model": words.FULL, "rival": rival, "unit": "dB"}
             found += [head | {"column": column} | apart] if apart else []
+    found = [*beside.merged(found, words.PSNR, words.DIFFERENCE, results["beside"])]
+    found += results["beside"]["records"]
     found += _gate_records(results)
     for row in results["rows"]:
         size = results["parameters"][row["name"]]
@@ -178,6 +180,8 @@ def main(argv: Sequence[str]) -> int:
     common, say, state, outcome = trained
     say("rows without training, and the gate")
     results = collect(jobs, outcome, state, config_name, common)
+    repeats = 3 if common["quick"] else 7
+    results["beside"] = beside.of_study(outcome.done, "psnr_rgb_db", words.pairs, repeats, say)
     dehazer = leave_weights(results, (words.FULL,), out / "dehazer.pt")
     if dehazer:
         results["pictures"] = pictures.write(dehazer, out / "pictures")
@@ -185,4 +189,5 @@ def main(argv: Sequence[str]) -> int:
     found = records_of(results, common)
     nothing = f"none: no seed of {words.FULL} finished"
     left = {"pictures": out / "pictures", "dehazer": dehazer or nothing}
-    return finish(results, found, words.block(found), out, args, left)
+    text = beside.after(words.block(found), found, words.PSNR, "dB", 2)
+    return finish(results, found, text, out, args, left)

@@ -31,6 +31,11 @@ RULES = (
 )
 
 
+def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """(row, rival): the whole network against each one that lacks a part."""
+    return [(FULL, part) for part in PARTS if {FULL, part} <= set(names)]
+
+
 def columns(roles: scores.Roles) -> list[str]:
     """The columns of the table: source, targets, what they come to, the photograph, clear input."""
     found = scores.columns(roles)

@@ -19,10 +19,10 @@ import torch
 
 from ibnvision import config, metrics
 
+from . import beside, dry_run, paired, record, run_arguments, scores
 from . import detection_pictures as pictures
 from . import detection_restored as restored
 from . import detection_scores as words
-from . import dry_run, paired, record, run_arguments, scores
 from .plans import Job, Row, plan_rows, tests_of
 from .run_results import (
     batch_words,
@@ -135,6 +135,8 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             apart = paired.difference(summary[words.AP50], row, rival, column)
             head = {"metric": words.DIFFERENCE, "model": row, "rival": rival, "unit": "AP50 points"}
             found += [head | {"column": column} | apart] if apart else []
+    found = [*beside.merged(found, words.AP50, words.DIFFERENCE, results["beside"])]
+    found += results["beside"]["records"]
     for row in results["rows"]:
         if spent := words.minutes(row["runs"]):
             found.append({"metric": words.TRAINING, "model": row["name"]} | spent)
@@ -182,10 +184,13 @@ def main(argv: Sequence[str]) -> int:
         domains = list(measured["roles"])
         measured["rows"] = restored.rows(measured["rows"], table, domains, say)
     results = collect(jobs, measured, facts)
+    repeats = 3 if common["quick"] else 7
+    results["beside"] = beside.of_study(outcome.done, "ap50_pct", words.pairs, repeats, say)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures", table)
     detector = leave_weights(results, preferred(results), out / "detector.pt")
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)
     left = {"pictures": out / "pictures", "detector": detector}
-    return finish(results, found, words.block(found), out, args, left)
+    text = beside.after(words.block(found), found, words.AP50, "AP50")
+    return finish(results, found, text, out, args, left)

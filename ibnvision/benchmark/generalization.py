@@ -27,6 +27,7 @@ from ibnvision.tasks import TASKS
 
 from . import (
     all_tasks,
+    beside,
     comparisons,
     dry_run,
     measure,
@@ -182,6 +183,8 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             }
             | {"value": t["images_per_s"], "spread": t["spread"], "n": t["n"]}
         )
+    found = [*beside.merged(found, "miou", "difference", results["beside"])]
+    found += results["beside"]["records"]
     judged = _judged(results) if results["backbone"] == "resnet18" else {}
     found += [
         {"metric": name, "value": value, "n": 1}
@@ -264,19 +267,22 @@ def main(argv: Sequence[str]) -> int:
     common, say, state, outcome = trained
     results = collect(jobs, outcome, state, config_name, common)
     results["differences"] = comparisons.differences(results)
+    repeats = 3 if common["quick"] else 7
+    results["beside"] = beside.of_study(outcome.done, "miou_pct", comparisons.pairs, repeats, say)
     results["backbone"] = args.backbone or jobs[0].cfg.model.partition("_")[0]
     results["scene_cpu_s"] = scene_seconds(jobs[0].cfg)
     say("throughput with kernels on and off")
-    results["throughput"] = throughput(jobs[: len(args.rows)], 3 if common["quick"] else 7)
+    results["throughput"] = throughput(jobs[: len(args.rows)], repeats)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures")
     segmenter = leave_weights(results, ("IBN-b", "IBN-a"), out / "segmenter.pt")
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)
-    write(results, found, scores.table(results), out)
+    text = beside.after(scores.table(results), found, "miou", "mIoU %")
+    write(results, found, text, out)
     page = run_page.write_page(out)
     keep(results, found, args.record)
-    print(f"\n{scores.headline(results)}\n\n{scores.table(results)}\n")
+    print(f"\n{scores.headline(results)}\n\n{text}\n")
     print(f"{comparisons.table(results['differences'])}\n")
     print(targets.verdict(found))
     print(f"\ndone in {results['wall_s']:.0f} s")

@@ -110,11 +110,12 @@ def _added(last: Cells, cells: Cells, digits: int) -> str:
 
 def _share(records: Records, selector: str) -> float:
     """Of all runs and targets, those for which a selector picks another step than the last."""
-    picks: dict[str, dict[tuple[str, str, str], int | None]] = {LAST: {}, selector: {}}
+    picks: dict[str, dict[tuple[str, str, int], int | None]] = {LAST: {}, selector: {}}
     for r in records:
-        if r["metric"] == METRIC and r["selector"] in picks and r["role"] == "target":
-            of_seeds = {(r["model"], r["column"], seed): step for seed, step in r["steps"].items()}
-            picks[r["selector"]] |= of_seeds
+        if r["metric"] == METRIC and r["selector"] in picks and r["column"] == scores.MEAN:
+            for seed, steps in r["steps"].items():
+                mine = {(r["model"], seed, place): step for place, step in enumerate(steps)}
+                picks[r["selector"]] |= mine
     return _mean([step != picks[LAST].get(at) for at, step in picks[selector].items()])
 
 

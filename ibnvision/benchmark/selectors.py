@@ -146,7 +146,8 @@ def records(jobs: Sequence[Job]) -> list[record.Record]:
     """One record per selector, row and column, without what all records of a study share.
 
     `checkpoints`: from how many the runs of a row could choose, the fewest of any. `steps`, in the
-    columns of tested domains: seed -> the step that was picked. `bound`: only the oracle's.
+    columns of tested domains: seed -> the step that was picked, in that of the target mean those of
+    all targets. `bound`: only the oracle's.
 
     Args:
         jobs: of one plan; those that are not complete are left out.
@@ -168,5 +169,10 @@ def records(jobs: Sequence[Job]) -> list[record.Record]:
             mine, column = chosen[cell["model"]], cell["column"]
             if roles.get(column, "source") != "source":
                 cell["steps"] = {seed: mine[int(seed)][selector][column] for seed in cell["values"]}
+            if column == scores.MEAN:
+                cell["steps"] = {
+                    seed: [mine[int(seed)][selector][d] for d, r in roles.items() if r == "target"]
+                    for seed in cell["values"]
+                }
             found.append(cell | {"checkpoints": fewest[cell["model"]]})
     return found

@@ -6,6 +6,7 @@ import pytest
 
 from ibnvision import config
 from ibnvision.benchmark import (
+    beside,
     dehazing,
     dehazing_pictures,
     plans,
@@ -79,6 +80,7 @@ def results(seeds: int = 3) -> dict:
     return {
         "config": {"steps": 900, "batch_size": 8, "size": [64, 64], "preset": "quick"},
         "roles": ROLES,
+        "beside": beside.NOTHING,
         "rows": rows,
         "gated": gated,
         "parameters": dict.fromkeys(TRAINED, 65_000),
@@ -269,6 +271,7 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
         return {d: fields(22.0) | extra for d in domains}
 
     monkeypatch.setattr(plans.Job, "command", command)
+    monkeypatch.setattr(beside, "of_study", lambda *args: beside.NOTHING)
     monkeypatch.setattr(dehazing.dehazing_rows, "gated", gated)
     monkeypatch.setattr(dehazing_pictures, "write", lambda weights, folder: {})
     out, kept = tmp_path / "bench", tmp_path / "kept.jsonl"

@@ -6,6 +6,7 @@ import pytest
 
 from ibnvision import config
 from ibnvision.benchmark import (
+    beside,
     detection,
     detection_pictures,
     detection_restored,
@@ -61,6 +62,7 @@ def results(seeds: int = 3, table: dict | None = None) -> dict:
         "config": {"steps": 900, "batch_size": 4, "size": [64, 96], "preset": "quick"},
         "config_name": "streets_detect",
         "roles": ROLES,
+        "beside": beside.NOTHING,
         "restorer": None,
         "steps": dict.fromkeys(table or SCORES, 900),
         "lr": dict.fromkeys(table or SCORES, 2e-3),
@@ -247,6 +249,7 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
         return [runs.sys.executable, "-I", "-c", FAKE, json.dumps(facts)]
 
     monkeypatch.setattr(plans.Job, "command", command)
+    monkeypatch.setattr(beside, "of_study", lambda *args: beside.NOTHING)
     monkeypatch.setattr(detection_restored, "load_trained", lambda weights: None)
     monkeypatch.setattr(detection_pictures, "save_png", lambda picture, path: None)
     monkeypatch.setattr(detection_pictures, "detections", lambda trained, domain: None)
