@@ -8,6 +8,7 @@ BENCHES = (
     "dehazing",
     "resolution",
     "all_tasks",
+    "severity",
     "ops",
     "models",
     "segmentation",

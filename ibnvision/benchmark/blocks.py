@@ -22,6 +22,7 @@ from . import (
     resolution_scores,
     restoration,
     scores,
+    severity_tables,
     targets,
 )
 
@@ -124,4 +125,5 @@ MAKERS: dict[str, tuple[str, Callable[[Records], str]]] = {
     "detection": ("", _detection),
     "corruptions": ("", corruptions.tables),
     "resolution": ("", resolution_scores.block),
+    "severity": ("study", severity_tables.block),
 }

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ibnvision.engine.robustness import critical_scales
+
 from . import measure, record
 
 Records = Sequence[record.Record]
@@ -59,7 +61,7 @@ def block(records: Records) -> str:
     parts = [_rules(records), _answer(records)]
     for probe in PROBES:
         parts += [f"**{probe}**: {_PROBES[probe]}.", _table(records, probe)]
-    parts += [_differences(records), _trainings(records), _costs(records)]
+    parts += [_critical(records), _differences(records), _trainings(records), _costs(records)]
     parts += [_convergence(records), *_shown(records), _kept(records), _cheaper(records)]
     parts += [f"![mIoU, time and live memory against the side length of the picture]({NAME})"]
     return "\n\n".join(part for part in parts if part)
@@ -121,6 +123,21 @@ def _table(records: Records, probe: str) -> str:
         shown = [_number(cells.get((row, scale))) for scale in SCALES]
         rows.append([name, str(first["n"]), *shown])
     return record.table(["row", "seeds", *(f"{scale}x" for scale in SCALES)], rows)
+
+
+def _critical(records: Records) -> str:
+    """Row and probe -> the scale at which half of the score at the trained size is lost."""
+    cells = {probe: _cells(records, MIOU, probe=probe) for probe in PROBES}
+    rows = []
+    for row in dict.fromkeys(name for name, _ in cells[SCENE]):
+        places = []
+        for mine in cells.values():
+            curve: dict[float, float] = {s: r["value"] for (n, s), r in mine.items() if n == row}
+            places.append(critical_scales(curve)["up"])
+        rows.append([row, *("never" if place is None else f"{place}x" for place in places)])
+    text = "Critical scale: the lowest measured at which the mean over seeds has lost half of its "
+    text += "score at 1x."
+    return f"{text}\n\n{record.table(['row', *PROBES], rows)}"
 
 
 def _differences(records: Records) -> str:

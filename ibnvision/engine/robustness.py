@@ -1,6 +1,6 @@
 """How much of its score a model keeps under corruptions: P, mPC and rPC."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -48,6 +48,7 @@ def robustness(results: Results, key: str) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for domain in (name for name in results if "@" not in name):
+        clean = results[domain][key]
         under = {n: row for n, row in results.items() if n.startswith(f"{domain}@")}
         parts: dict[str, dict[str, dict[str, Any]]] = {"by_corruption": {}, "by_severity": {}}
         for name, row in under.items():
@@ -61,12 +62,29 @@ def robustness(results: Results, key: str) -> dict[str, dict[str, Any]]:
             corruption: {n.rpartition("_")[2]: row[key] for n, row in rows.items()}
             for corruption, rows in parts["by_corruption"].items()
         }
-        half = results[domain][key] / 2
         found[domain]["critical_severity"] = {
-            name: min((int(s) for s, value in curve.items() if value <= half), default=None)
+            name: lost_half_at(sorted((int(s), value) for s, value in curve.items()), clean)
             for name, curve in curves.items()
         }
     return found
+
+
+def lost_half_at(curve: Iterable[tuple[float, float]], clean: float) -> float | None:
+    """The first place at which half of the score `clean`, or more, is lost; None where it never is.
+
+    curve: (place, score), in the order in which they lie away from the clean one.
+    """
+    return next((place for place, value in curve if value <= clean / 2), None)
+
+
+def critical_scales(curve: Mapping[float, float]) -> dict[str, float | None]:
+    """ "down" and "up" -> the scale nearest to 1 at which half of the score at 1 is lost, or None.
+
+    curve: scale -> score, with that of scale 1; a direction without a scale is left out.
+    """
+    places = sorted(curve.items())
+    parts = {"down": [p for p in places if p[0] < 1][::-1], "up": [p for p in places if p[0] > 1]}
+    return {way: lost_half_at(part, curve[1]) for way, part in parts.items() if part}
 
 
 def robustness_table(found: Mapping[str, Mapping[str, Any]], key: str) -> Table:

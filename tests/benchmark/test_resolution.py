@@ -89,6 +89,9 @@ def test_tables_and_words_come_from_the_records():
     assert "| CNN | 9 | 0.363 | 1.1 |" in " ".join(text.split())
     assert "absolute, Lambda 4.00 times as fast, 1.00 of the live memory" in text
     assert f"({words.NAME})" in text
+    critical = text[text.index("Critical scale") :]
+    assert line(critical, "absolute, Lambda") == "| absolute, Lambda | 4x | 4x |"  # 59 to 23
+    assert line(critical, "RoPE squeezed, dense") == "| RoPE squeezed, dense | never | never |"
     short = next(x for x in text.splitlines() if x.startswith("In short"))
     assert "scene: absolute, dense 61.0 to 58.0; absolute, Lambda 59.0 to 23.0; RoPE" in short
 

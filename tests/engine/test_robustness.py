@@ -13,6 +13,8 @@ from ibnvision.engine import sets
 from ibnvision.engine.robustness import (
     check_severities,
     corruptions_of,
+    critical_scales,
+    lost_half_at,
     robustness,
     robustness_table,
 )
@@ -56,6 +58,14 @@ def test_hand_computed_means():
     shown = robustness_table(kept, "miou_pct")
     assert list(shown.columns[0].cells)[-1] == "half lost at, fog"
     assert list(shown.columns[1].cells)[-1] == "never"
+
+
+def test_critical_places_are_the_first_on_the_way_out():
+    assert lost_half_at([(1, 41.0), (2, 40.0), (3, 10.0)], 80.0) == 2  # half lost counts
+    assert lost_half_at([(1, 41.0), (2, 40.5)], 80.0) is None
+    curve = {0.25: 5.0, 0.5: 30.0, 1: 60.0, 2: 31.0, 3: 29.0, 4: 40.0}
+    assert critical_scales(curve) == {"down": 0.5, "up": 3}
+    assert critical_scales({1: 60.0, 2: 31.0}) == {"up": None}
 
 
 class Brightness(nn.Module):
