@@ -95,6 +95,15 @@ def manifest_of(
     return made | {"study": study["protocol"], "severity": measured}
 
 
+def study_name(study: Mapping[str, Any], rows: Sequence[str], left: Mapping[str, str]) -> str:
+    """The question of a study and its backbone, and how many rows where some were not asked for."""
+    names = [row["name"] for row in study["rows"]]
+    parts = [study["environment"].get("bench", STUDIES[0])]
+    parts += [study["backbone"]] if "backbone" in study else []
+    unasked = [name for name in names if name not in rows and name not in left]
+    return ", ".join([*parts, *([f"{len(rows)} of {len(names)} rows"] if unasked else [])])
+
+
 def collect(
     study: Mapping[str, Any],
     found: Sequence[Network],
@@ -112,13 +121,9 @@ def collect(
     for n in found:
         by_row.setdefault(n.row, {})[n.seed] = [scores.of(n, c) for c in conditions]
         spent.setdefault(n.row, {})[n.seed] = scores.cpu_s(n, conditions)
-    names = [row["name"] for row in study["rows"]]
-    parts = [study["environment"].get("bench", STUDIES[0])]
-    parts += [study["backbone"]] if "backbone" in study else []
-    parts += [f"{len(by_row)} of {len(names)} rows"] if len(by_row) < len(names) - len(left) else []
     return {
         "environment": common,
-        "study": ", ".join(parts),
+        "study": study_name(study, list(by_row), left),
         "task": cfg.task,
         "key": key,
         "roles": {c.domain: study["roles"].get(c.domain, "target") for c in conditions},

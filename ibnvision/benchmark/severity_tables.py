@@ -113,10 +113,11 @@ def _curves(records: Records) -> str:
         seeds = max(r["n"] for (model, _), r in cells.items() if model == row)
         lines.append([name, str(seeds), *(_number(cells.get((row, s))) for s in (0, *levels))])
         lines[-1] += [_number(kept.get((row,))), _number(share.get((row,)))]
-        lines[-1] += [_place(critical.get((row, words.MEAN))), _against(base.get(row))]
+        lines[-1] += [_place(critical.get((row, words.MEAN)))]
+        lines[-1] += [_against(base.get(row))] if base else []
     rival = " or ".join(dict.fromkeys(r["rival"] for r in base.values()))
     head = ["row", "seeds", words.CLEAN, *(f"severity {s}" for s in levels)]
-    head += [words.MPC, "rPC %", words.CRITICAL, f"mPC against {rival or 'none'}"]
+    head += [words.MPC, "rPC %", words.CRITICAL, *([f"mPC against {rival}"] if base else [])]
     return record.table(head, lines)
 
 

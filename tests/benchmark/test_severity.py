@@ -325,6 +325,14 @@ def test_rows_and_seeds_are_chosen_and_what_is_gone_is_named(study, tmp_path):
         severity.main(["--study", str(tmp_path)])
 
 
+def test_a_part_of_a_study_has_a_name_of_its_own():
+    rows = [{"name": name} for name in ("a", "b", "c")]
+    study = {"environment": {"bench": "detection"}, "rows": rows}
+    assert severity.study_name(study, ["a", "b"], {"c": "gone", "scale": "x"}) == "detection"
+    part = severity.study_name(study, ["a", "b"], {"scale": "x"})
+    assert part == "detection, 2 of 3 rows"
+
+
 def test_dehazing_corrupts_the_hazy_picture_alone():
     names, left = severity_rows.fitting("dehazing", ["fog", "elastic_transform"])
     assert names == ["fog"] and list(left) == ["elastic_transform"]
