@@ -173,7 +173,7 @@ def check(device: str) -> int:
 def once(case: Case, trace: bool) -> list[dict]:
     """One forward and backward of a row's layer; what ran, where torch's profiler watches."""
     x, dy = case.tensor(0).requires_grad_(), case.tensor(1)
-    layer = OPS[case.op].layer(case.shape).to(case.device)
+    layer = case.module(OPS[case.op].layer)
     leaves = [x, *layer.parameters()]
 
     def work() -> None:

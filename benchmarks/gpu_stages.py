@@ -148,7 +148,7 @@ def profiled(args: argparse.Namespace) -> list[op_rows.Case]:
     """One shape of every row, in both formats, on a GPU in fp32 and bf16."""
     found = []
     for name, op in op_rows.OPS.items():
-        if not op.cuda_shapes:  # no kernel there
+        if not op.cuda_shapes or op.kernel:  # no kernel there, or that of another row
             continue
         shapes = op.cuda_shapes if args.device == "cuda" else op.cpu_shapes
         shape = op.quick_shapes[0] if args.quick else shapes[1]

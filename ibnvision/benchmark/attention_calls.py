@@ -13,11 +13,12 @@ from ibnvision.layers import to_lambda
 from ibnvision.ops import lambda_attention, reference_ops, why_no_kernel
 from ibnvision.ops.lambda_attention import example_inputs
 
+from .attention_rows import PREFIX, WINDOW, visible_pairs
 from .measure import Call
 from .op_rows import DTYPES
 from .ops import in_reference
 
-PREFIX, WINDOW, SIZE, TILE = 5, 15, 64, 8
+SIZE, TILE = 64, 8
 FORWARD, BOTH = "forward", "forward+backward"
 INFERENCE, STEP = "ViT-S/16 inference", "ViT-S/16 training step"
 NETWORK = "vit_small_patch16_dinov3"
@@ -48,11 +49,7 @@ class Case:
     @property
     def pairs(self) -> int:
         """Visible pairs of tokens of one head."""
-        one = sum(
-            min(self.side, i + WINDOW // 2 + 1) - max(0, i - WINDOW // 2) for i in range(self.side)
-        )
-        patches = self.side**2
-        return one**2 + 2 * PREFIX * patches + PREFIX**2
+        return visible_pairs(PREFIX, (self.side, self.side), (WINDOW // 2, WINDOW // 2))
 
 
 def ours(case: Case) -> Callable[..., Tensor]:

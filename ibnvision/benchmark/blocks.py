@@ -51,14 +51,17 @@ def of_runs(bench: str, runs: Sequence[Records]) -> str:
 def newest_runs(records: Records, bench: str, *, quick: bool = False) -> list[list[record.Record]]:
     """The full runs (quick: the others, too) of a question that count, for each device and number
     of threads.
+def newest_runs(records: Records, bench: str) -> list[list[record.Record]]:
+    """The full runs of a question that count, for each device, number of threads and what it asks.
 
     An operator's and a network's newest run counts, whatever else is timed later.
     """
     subject = MAKERS[bench][0]
-    kinds: dict[tuple[str, int], list[record.Record]] = {}
+    kinds: dict[tuple[str, int, str], list[record.Record]] = {}
     for r in records:
         if r["bench"] == bench and not r["quick"]:
-            kinds.setdefault((r["device_type"], r.get("threads") or 0), []).append(r)
+            kind = r["device_type"], r.get("threads") or 0, r.get("what", "step")
+            kinds.setdefault(kind, []).append(r)
     return [run for kind in sorted(kinds) for run in newest(kinds[kind], subject)]
 
 

@@ -43,11 +43,19 @@ def fold_by_index(
         central, angular, vanilla: [O, I, 3, 3].
         horizontal, vertical: [O, I, 3].
     """
-    pairs = vanilla.shape[:2]
+    first, second, third, fourth = branch_kernels(central, horizontal, vertical, angular)
+    return first + second + third + fourth + vanilla
+
+
+def branch_kernels(
+    central: Tensor, horizontal: Tensor, vertical: Tensor, angular: Tensor
+) -> list[Tensor]:
+    """The 3x3 kernel of each difference branch, [O, I, 3, 3], its taps assigned by index."""
+    pairs, shape = central.shape[:2], central.shape
     central, angular = central.flatten(2), angular.flatten(2)
 
     def kernel() -> Tensor:
-        return vanilla.new_zeros(*pairs, 9)
+        return central.new_zeros(*pairs, 9)
 
     first = kernel()
     first[:, :, :] = central
@@ -59,4 +67,4 @@ def fold_by_index(
     third[:, :, [0, 1, 2]] = vertical
     third[:, :, [6, 7, 8]] = -vertical
     fourth = angular - angular[:, :, [3, 0, 1, 6, 4, 2, 7, 8, 5]]
-    return (first + second + third + fourth).view(vanilla.shape) + vanilla
+    return [made.view(shape) for made in (first, second, third, fourth)]

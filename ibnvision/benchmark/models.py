@@ -4,11 +4,16 @@ Four networks with the same convolutions: ours with kernels, ours in plain PyTor
 timm's plain ResNet, and the bare one, without norms, activations and residual adds. Recovered
 share = (fallback - kernel) / (fallback - bare), of medians. A step is forward, cross entropy,
 backward and SGD with momentum at learning rate 0.
+
+With --what table: what our networks cost beside their counterparts, see model_costs.py.
 """
 
+import argparse
 import contextlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import ibnvision.models  # noqa: F401  registers the names
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import ceilings, measure, record, targets
+from . import ceilings, measure, model_tables, record, rivals, targets
 from .measure import Call
-from .op_rows import FORMATS
+from .op_rows import DTYPES, FORMATS
 
 
 class _Join(torch.autograd.Function):
@@ -90,11 +95,11 @@ def step_call(model: nn.Module, setup: Setup, *, reference: bool = False) -> Cal
     images = torch.randn(shape, generator=generator).to(setup.device, memory_format=layout)
     labels = torch.randint(0, 1000, (setup.batch,), generator=generator).to(setup.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-    half = setup.dtype == "bf16"
+    half = setup.dtype != "fp32"
 
     def step() -> None:
         with reference_ops() if reference else contextlib.nullcontext():
-            with torch.autocast(setup.device, torch.bfloat16, enabled=half):
+            with torch.autocast(setup.device, DTYPES[setup.dtype], enabled=half):
                 loss = nn.functional.cross_entropy(model(images), labels)
             loss.backward()
             optimizer.step()
@@ -103,22 +108,22 @@ def step_call(model: nn.Module, setup: Setup, *, reference: bool = False) -> Cal
     return step
 
 
-def variants(setup: Setup, *, compiled: bool) -> tuple[dict[str, Call], dict[str, str]]:
-    """The steps by variant, and why a missing one is missing."""
+def variants(
+    setup: Setup, *, compiled: bool, against: Collection[str] | None = None
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """The steps by variant, and why a missing one is missing; against: as `rivals.chosen` gives."""
 
     def ours() -> nn.Module:
         return timm.create_model(setup.model)
 
-    plain = timm.create_model(setup.plain)
     calls = {
         "fallback": step_call(ours(), setup, reference=True),
-        "timm": step_call(plain, setup),
         "bare": step_call(strip(timm.create_model(setup.plain)), setup),
     }
+    if rivals.wanted("timm", against):
+        calls["timm"] = step_call(timm.create_model(setup.plain), setup)
     skipped = {}
-    probe = torch.empty(
-        0, device=setup.device, dtype=torch.bfloat16 if setup.dtype == "bf16" else None
-    )
+    probe = torch.empty(0, device=setup.device, dtype=DTYPES[setup.dtype])
     reason = why_no_kernel("ibn_norm_forward", probe)
     if reason:
         skipped["kernel"] = reason
@@ -174,10 +179,15 @@ def step_flops(setup: Setup) -> int:
 
 
 def run(
-    setup: Setup, common: record.Record, best: ceilings.Ceilings, repeats: int, compiled: bool
+    setup: Setup,
+    common: record.Record,
+    best: ceilings.Ceilings,
+    repeats: int,
+    compiled: bool,
+    against: Collection[str] | None,
 ) -> list[record.Record]:
     """The records of one format; reasons of skipped variants are printed."""
-    calls, skipped = variants(setup, compiled=compiled)
+    calls, skipped = variants(setup, compiled=compiled, against=against)
     for name, reason in skipped.items():
         print(f"  {name} skipped: {reason}", flush=True)
     flops = step_flops(setup)
@@ -200,7 +210,12 @@ def run(
 
 
 def tables(records: Sequence[record.Record]) -> str:
-    """Per format the steps of all variants, then the derived numbers with their intervals."""
+    """Per format the steps of all variants, then the derived numbers with their intervals.
+
+    Of a run with --what table its own tables.
+    """
+    if records[0].get("what") == "table":
+        return model_tables.tables(records)
     header = ["training step", "ms", "quartiles", "images/s (wall)"]
     rows = [
         [f"{r['model']} {r['dtype']} {r['format']}: {r['backend']}", f"{r['value']:.1f}"]
@@ -219,35 +234,67 @@ def tables(records: Sequence[record.Record]) -> str:
     return text
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
-    parser = record.parser("models", __doc__, "15; quick 3")
-    parser.add_argument(
-        "--compile", action="store_true", help="also the compiled fallback; always on CUDA"
-    )
-    args = record.parse(parser, argv)
-    cuda = args.device == "cuda"
+def run_steps(args: argparse.Namespace, shared: record.Record, path: Path) -> list[record.Record]:
+    """The steps in every dtype and format, appended to a file as they are made."""
+    cuda, against = args.device == "cuda", rivals.chosen(args.against)
     names = ("resnet18_ibn_a", "resnet18") if args.quick else ("resnet50_ibn_a", "resnet50")
     size, batch = (64, 2) if args.quick else (224, 128) if cuda else (128, 8)
     repeats = args.repeats or (3 if args.quick else 15)
+    dtypes = args.dtype or ["bf16" if cuda else "fp32"]
+    formats = args.format or (["channels_last"] if cuda else list(FORMATS))
+    compiled = (cuda or args.compile) and rivals.wanted("compiled fallback", against)
+    compiled |= against is not None and "compiled fallback" in against
+    shared = shared | {"what": "step", "threads": args.threads}
+    best, found = ceilings.measure_ceilings(args.device, dtypes, args.threads, quick=args.quick)
+    records = [shared | one for one in found]
+    record.append(path, records)
+    for dtype, form in itertools.product(dtypes, formats):
+        setup = Setup(*names, size, batch, args.device, form, dtype)
+        print(f"{setup.model} {dtype} {form}, batch {batch}, {size} px", flush=True)
+        common = shared | {"model": setup.model, "shape": [batch, 3, size, size]}
+        common |= {"dtype": setup.dtype, "format": form}
+        new = run(setup, common, best, repeats, compiled, against)
+        record.append(path, new)
+        records += new
+    return records
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; 0 when it ran, whatever it found."""
+    parser = record.parser("models", __doc__, "15, of a table 7; quick 3 and 2")
+    parser.add_argument(
+        "--what",
+        choices=("step", "table"),
+        default="step",
+        help="step: the shares of a training step; table: latency, speed and memory of networks",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", action="append", help="a row of the table; default: all"
+    )
+    kinds = "fp32, on CUDA bf16", "step: both, on CUDA channels_last; table: channels_last"
+    rivals.add_options(parser, *kinds)
+    parser.add_argument(
+        "--compile", action="store_true", help="step: also the compiled fallback; always on CUDA"
+    )
+    parser.add_argument(
+        "--compile-minutes",
+        type=float,
+        metavar="M",
+        help="table: begin no compiling after so many spent on it; default 3, on CUDA no limit",
+    )
+    args = record.parse(parser, argv)
+    if args.model and args.what == "step":
+        parser.error("--model chooses rows of --what table; a step is of one network")
     shared = record.start("models", argv, args)
     path = record.results_file(args.out, "models")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
-    dtype = "bf16" if cuda else "fp32"
     with measure.threads(args.threads):
-        best, found = ceilings.measure_ceilings(
-            args.device, [dtype], args.threads, quick=args.quick
-        )
-        records = [shared | {"threads": args.threads} | one for one in found]
-        record.append(path, records)
-        for form in ["channels_last"] if cuda else list(FORMATS):
-            setup = Setup(*names, size, batch, args.device, form, dtype)
-            print(f"{setup.model} {form}, batch {batch}, {size} px", flush=True)
-            common = shared | {"model": setup.model, "shape": [batch, 3, size, size]}
-            common |= {"dtype": setup.dtype, "format": form, "threads": args.threads}
-            new = run(setup, common, best, repeats, cuda or args.compile)
-            record.append(path, new)
-            records += new
+        if args.what == "table":
+            from .model_runs import run_table  # it needs this file's bare network
+
+            records = run_table(args, shared, path)
+        else:
+            records = run_steps(args, shared, path)
     print(f"\n{tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")

@@ -25,9 +25,8 @@ from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
 from . import measure, models, record, targets
 from .measure import Call
+from .model_tables import INFERENCE, TRAINING
 from .op_rows import DTYPES, FORMATS
-
-TRAINING, INFERENCE = "training step", "inference"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ibnvision.layers import IBNAct2d
 from ibnvision.ops import content_guided_attention, conv3x3
 
+from .attention_rows import DenseHeads, FlexHeads, LambdaHeads, MaskedHeads, pairs_of
+from .conv_rows import DetailConv, FiveConvolutions, IndexDetailConv, folded
 from .fold_rows import Fold, IndexFold
 
 Shape = tuple[int, ...]
@@ -95,7 +97,7 @@ class Op:
     """One row: our layer, the published one with the same state-dict keys, and shapes of models.
 
     `rivals` are other people's kernels for the same place in a network, by backend name; one that
-    cannot run is skipped with its reason.
+    cannot run is skipped with its reason. Those in `same` compute the row's function.
     """
 
     layer: Make
@@ -104,19 +106,21 @@ class Op:
     cuda_shapes: tuple[Shape, ...]
     quick_shapes: tuple[Shape, ...]
     traffic: Mapping[str, float]  # least reads + writes of the tensor a pass
-    flops: Mapping[str, float]  # least operations per element a pass; a channel, where dense
-    rate: str  # the matrix product's dtype whose unit does these operations
+    flops: Mapping[str, float]  # least operations a pass, per element and one of `terms`
+    rate: str  # the matrix product's dtype whose unit does these operations; "": the tensor's
     rivals: Mapping[str, Make] = field(default_factory=dict)
     formats: tuple[str, ...] = tuple(FORMATS)
     passes: tuple[str, ...] = PASSES
-    dense: bool = False  # every channel takes part in every result
+    terms: Callable[[Shape], float] = lambda shape: 1  # what takes part in an element of a result
+    cast: bool = False  # parameters are of the tensor's dtype
+    kernel: str = ""  # the operator that the layer runs, where the row has another name
+    same: tuple[str, ...] = ()
     # what is kept for the backward is counted for calls of this many tensors of the shape
     kept: Mapping[str, int] = field(default_factory=dict)
 
     def operations(self, name: str, shape: Shape) -> float:
         """That the pass `name` takes at least on a tensor of the shape."""
-        each = self.flops[name] * (shape[1] if self.dense else 1)
-        return each * torch.Size(shape).numel()
+        return self.flops[name] * self.terms(shape) * torch.Size(shape).numel()
 
 
 OPS = {
@@ -144,7 +148,8 @@ OPS = {
         rate="fp32",
         formats=("channels_last",),
         passes=("eval",),
-        dense=True,
+        terms=lambda shape: shape[1],
+        cast=True,
     ),
     "ibn_norm": Op(
         layer=lambda shape: IBNAct2d(shape[1], inplace=False),
@@ -175,6 +180,41 @@ OPS = {
         rate="fp32",
         formats=("nchw",),
     ),
+    "detail_conv_layer": Op(  # the fold and its convolution
+        layer=DetailConv,
+        official=IndexDetailConv,
+        cpu_shapes=((1, 64, 64, 64), (1, 128, 64, 64)),
+        cuda_shapes=((16, 64, 128, 128), (16, 128, 64, 64)),
+        quick_shapes=((1, 8, 16, 16),),
+        # forward: 1 read + 1 write; backward: x and dy, dx
+        traffic={"forward": 2.0, "forward+backward": 5.0, "eval": 2.0},
+        flops={"forward": 18.0, "forward+backward": 54.0, "eval": 18.0},  # nine taps, directly
+        rate="",
+        terms=lambda shape: shape[1],
+        cast=True,
+        kernel="detail_conv",
+        # the folded form has one kernel to learn, and so another backward
+        rivals={"five convolutions": FiveConvolutions, "folded": folded},
+        same=("five convolutions", "folded"),
+    ),
+    "lambda_attention": Op(
+        layer=LambdaHeads,
+        official=MaskedHeads,
+        cpu_shapes=((1, 6, 5 + 32**2, 64), (1, 6, 5 + 48**2, 64)),
+        cuda_shapes=((1, 12, 5 + 64**2, 64), (8, 12, 5 + 64**2, 64)),
+        quick_shapes=((1, 2, 5 + 9**2, 64),),
+        # q, k, v and the result; then q, k, v, result and dy read, dq, dk and dv written
+        traffic={"forward": 4.0, "forward+backward": 12.0},
+        # two products of two operations for a pair and channel; five more in the backward
+        flops={"forward": 4.0, "forward+backward": 14.0},
+        rate="",
+        terms=pairs_of,
+        cast=True,
+        formats=("nchw",),
+        passes=("forward", "forward+backward"),
+        rivals={"sdpa": DenseHeads, "flex": FlexHeads},  # sdpa: another function, over all pairs
+        same=("flex",),
+    ),
 }
 
 
@@ -192,6 +232,21 @@ class Case:
         generator = torch.Generator(self.device).manual_seed(seed)
         values = torch.randn(self.shape, generator=generator, device=self.device) * 2 + 1
         return values.to(DTYPES[self.dtype], memory_format=FORMATS[self.format])
+
+    def module(self, make: Make) -> nn.Module:
+        """Made for the shape, on the device and in the dtype that its parameters have here."""
+        cast = DTYPES[self.dtype] if OPS[self.op].cast else None
+        return make(self.shape).to(self.device, cast)
+
+    @property
+    def kernel(self) -> str:
+        """The kernel of the forward, by which its absence is explained."""
+        return f"{OPS[self.op].kernel or self.op}_forward"
+
+    @property
+    def rate(self) -> str:
+        """The dtype of the matrix product that the operations are counted by."""
+        return OPS[self.op].rate or self.dtype
 
     @property
     def size(self) -> int:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from . import ceilings, measure, record
+from . import ceilings, measure, record, rivals
 from .op_rows import OPS, PASSES
 
 COLUMNS = ("kernel", "eager", "fallback", "compiled")  # and the rivals that were timed
@@ -17,8 +17,7 @@ def tables(records: Sequence[record.Record]) -> str:
     for op, dtype, form, launch in sorted({key(r) for r in times}):
         group = [r for r in times if key(r) == (op, dtype, form, launch)]
         cuda = group[0]["device_type"] == "cuda"
-        rivals = [name for name in OPS[op].rivals if _timed(name, group)]
-        columns = [*COLUMNS, *rivals]
+        columns = [*COLUMNS, *(name for name in OPS[op].rivals if _timed(name, group))]
         header = ["pass, shape", "kernel ms", *(f"{name}, copies" for name in columns)]
         header += ["eager / kernel", "compiled / kernel"]
         header += ["% of copy bandwidth"] if cuda else []
@@ -37,15 +36,43 @@ def tables(records: Sequence[record.Record]) -> str:
             f", {launch}" if cuda else f", {group[0]['threads']} thread(s)"
         )
         parts.append(f"**{title}**\n\n{record.table(header, rows)}")
+        parts.append(standing(group, columns[1:]))
     kept = [r for r in records if r["metric"] == "kept"]
     if kept:
         parts.append(_kept_table(kept))
-    return "\n\n".join(parts)
+    parts.append(rivals.cudnn_note(records))
+    return "\n\n".join(filter(None, parts))
 
 
 def key(r: record.Record) -> tuple[str, ...]:
     """What a table is of."""
     return r["op"], r["dtype"], r["format"], r["launch"]
+
+
+def standing(group: Sequence[record.Record], backends: Sequence[str]) -> str:
+    """In words where the kernel leads and where it trails, told apart by quartiles; "" without it.
+
+    group: times of one operator, dtype, format and launch.
+    """
+    cases: dict[tuple, dict[str, record.Record]] = {}
+    for r in (r for r in group if "spread" in r):
+        cases.setdefault((r["pass"], tuple(r["shape"])), {})[r["backend"]] = r
+    sides: dict[str, list[str]] = {"ahead of": [], "behind": [], "not told apart from": []}
+    for rival in backends:
+        pairs = [(v["kernel"], v[rival]) for v in cases.values() if {"kernel", rival} <= set(v)]
+        ratios: dict[str, list[float]] = {side: [] for side in sides}
+        for ours, theirs in pairs:
+            ahead = ours["spread"]["q3"] < theirs["spread"]["q1"]
+            behind = ours["spread"]["q1"] > theirs["spread"]["q3"]
+            side = "ahead of" if ahead else "behind" if behind else "not told apart from"
+            ratios[side].append(theirs["value"] / ours["value"])
+        for side, found in ratios.items():
+            if found:
+                mean = _number(measure.geometric_mean(found))
+                sides[side].append(f"{rival} in {len(found)} of {len(pairs)} ({mean} x)")
+    told = [f"{side} {', '.join(found)}" for side, found in sides.items() if found]
+    title = ", ".join(key(group[0])[:3])
+    return f"{title}: by quartiles the kernel is {'; '.join(told)}." if told else ""
 
 
 def _timed(backend: str, group: Sequence[record.Record]) -> bool:

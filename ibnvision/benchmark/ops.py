@@ -6,7 +6,7 @@ The unit is the copy: the time of y.copy_(x) on the same tensor, measured in the
 import copy
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from torch import Tensor
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 from ibnvision.testing import TOLERANCE
 
-from . import ceilings, measure, op_tables, record, targets
+from . import ceilings, measure, op_tables, record, rivals, targets
 from .measure import Call
-from .op_rows import DTYPES, OPS, Case
+from .op_rows import DTYPES, FORMATS, OPS, Case
+from .rivals import COMPILED, wanted
 
 
 def pass_call(module: Any, x: Tensor, dy: Tensor, name: str) -> Call:
@@ -63,18 +64,23 @@ def graphed(call: Call) -> Call:
     return graph.replay
 
 
-def backends(case: Case, name: str, *, compiled: bool) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls of one pass by backend, and why the missing ones are missing."""
+def backends(
+    case: Case, name: str, *, compiled: bool, against: Collection[str] | None = None
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """The calls of one pass by backend, and why the missing ones are missing.
+
+    against: the rivals that are wanted, None for all; others are left out without a word.
+    """
     op = OPS[case.op]
     x, dy = case.tensor(0).requires_grad_(), case.tensor(1)
-    official, layer = (m(case.shape).to(case.device) for m in (op.official, op.layer))
+    official, layer = (case.module(m) for m in (op.official, op.layer))
     layer.load_state_dict(official.state_dict())
     official.train(name != "eval")
     layer.train(name != "eval")
     target = torch.empty_like(x)
     calls: dict[str, Call] = {}
     skipped = {}
-    reason = why_no_kernel(f"{case.op}_forward", x)
+    reason = why_no_kernel(case.kernel, x)
     if reason:
         skipped["kernel"] = reason
     else:
@@ -85,14 +91,17 @@ def backends(case: Case, name: str, *, compiled: bool) -> tuple[dict[str, Call],
         calls["kernel"] = pass_call(layer, x, dy, name)
     calls["eager"] = pass_call(official, x, dy, name)
     calls["fallback"] = in_reference(pass_call(layer, x, dy, name))
-    tried: dict[str, Callable[[], Any]] = {}
-    if compiled:
-        torch._dynamo.reset()
-        tried["compiled"] = lambda: torch.compile(copy.deepcopy(official), dynamic=False)
-    else:
-        skipped["compiled"] = "--no-compile, or no time left for it"
+    tried: dict[str, Callable[[], Any]] = {
+        "compiled": lambda: torch.compile(copy.deepcopy(official), dynamic=False)
+    }
     for rival, make in op.rivals.items():
-        tried[rival] = lambda make=make: make(case.shape).to(case.device).train(name != "eval")  # type: ignore[misc]
+        tried[rival] = lambda make=make: case.module(make).train(name != "eval")  # type: ignore[misc]
+    tried = {rival: module for rival, module in tried.items() if wanted(rival, against)}
+    for backend in sorted(COMPILED & set(tried)) * (not compiled):
+        del tried[backend]
+        skipped[backend] = "--no-compile, or no time left for it"
+    if COMPILED & set(tried):
+        torch._dynamo.reset()
     for backend, module in tried.items():
         try:
             call = pass_call(module(), x, dy, name)
@@ -131,9 +140,9 @@ def kept_records(case: Case, common: record.Record) -> list[record.Record]:
     """Kept bytes of the row's calls; for a norm: without and with a residual."""
     op = OPS[case.op]
     x, residual = case.tensor(0).requires_grad_(), case.tensor(1).requires_grad_()
-    modules = {"eager": op.official(case.shape).to(case.device)}
-    if not why_no_kernel(f"{case.op}_forward", x):
-        modules["kernel"] = op.layer(case.shape).to(case.device)
+    modules = {"eager": case.module(op.official)}
+    if not why_no_kernel(case.kernel, x):
+        modules["kernel"] = case.module(op.layer)
     parts = {name: (x, residual)[:count] for name, count in op.kept.items()}
     return [
         common
@@ -151,11 +160,12 @@ def time_records(
     *,
     repeats: int,
     compiled: bool,
+    against: Collection[str] | None,
 ) -> list[record.Record]:
     """All passes and backends on one tensor; the reason of a skipped backend is printed."""
     records = []
     for name in OPS[case.op].passes:
-        calls, skipped = backends(case, name, compiled=compiled)
+        calls, skipped = backends(case, name, compiled=compiled, against=against)
         for backend, reason in skipped.items():
             print(f"  {backend} skipped for {name}: {reason}", flush=True)
         launches = {"launches": calls}
@@ -185,22 +195,31 @@ def _floor(
 ) -> dict[str, Any]:
     """Bytes, operations and floor by time, for the backends that compute the row's function."""
     op = OPS[case.op]
-    if backend in op.rivals:
+    if backend in op.rivals and backend not in op.same:
         return {}
     size = case.size * DTYPES[case.dtype].itemsize
     if backend == "copy":
-        return best.fields(seconds, 2.0 * size, 0.0, op.rate)
-    return best.fields(seconds, op.traffic[name] * size, op.operations(name, case.shape), op.rate)
+        return best.fields(seconds, 2.0 * size, 0.0, case.rate)
+    work = op.operations(name, case.shape)
+    return best.fields(seconds, op.traffic[name] * size, work, case.rate)
 
 
-def cases(names: Sequence[str], dtypes: Sequence[str], device: str, *, quick: bool) -> list[Case]:
-    """Every row's shapes for this device, in every dtype and format."""
+def cases(
+    names: Sequence[str],
+    dtypes: Sequence[str],
+    device: str,
+    *,
+    quick: bool,
+    formats: Collection[str] = tuple(FORMATS),
+) -> list[Case]:
+    """Every row's shapes for this device, in every dtype and in those formats that it has."""
     found = []
     for name in names:
         op = OPS[name]
         shapes = op.quick_shapes if quick else getattr(op, f"{device}_shapes")
-        wanted = itertools.product(dtypes, op.formats, shapes)
-        found += [Case(name, shape, dtype, form, device) for dtype, form, shape in wanted]
+        known = [form for form in op.formats if form in formats]
+        each = itertools.product(dtypes, known, shapes)
+        found += [Case(name, shape, dtype, form, device) for dtype, form, shape in each]
     return found
 
 
@@ -208,32 +227,37 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0 when it ran, whatever it found."""
     parser = record.parser("ops", __doc__, "15; quick 3")
     parser.add_argument("--op", choices=sorted(OPS), action="append", help="default: all")
-    parser.add_argument(
-        "--dtype", choices=sorted(DTYPES), action="append", help="default: fp32; CUDA also bf16"
-    )
+    rivals.add_options(parser, "fp32; CUDA also bf16", "both, where a row has both")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument(
         "--compile-minutes", type=float, metavar="M", help="leave it out of what starts later"
     )
     args = record.parse(parser, argv)
     cuda, names = args.device == "cuda", args.op or sorted(OPS)
-    dtypes = args.dtype or (["fp32", "bf16"] if cuda else ["fp32"])
+    dtypes, formats = args.dtype or (["fp32", "bf16"] if cuda else ["fp32"]), args.format
+    against = rivals.chosen(args.against)
     repeats = args.repeats or (3 if args.quick else 15)
     start, limit = time.monotonic(), 60 * (args.compile_minutes or float("inf"))
-    shared = record.start("ops", argv, args)
+    shared = record.start("ops", argv, args) | rivals.cudnn(args.device)
     path = record.results_file(args.out, "ops")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
+    present = {"compiled", *(rival for name in names for rival in OPS[name].rivals)}
+    for reason in rivals.absent(args.against, present, args.device):
+        print(reason, flush=True)
     with measure.threads(args.threads):
-        rates = sorted({*dtypes, *(OPS[name].rate for name in names)})
+        made = cases(names, dtypes, args.device, quick=args.quick, formats=formats or FORMATS)
+        rates = sorted({*dtypes, *(case.rate for case in made)})
         best, found = ceilings.measure_ceilings(args.device, rates, args.threads, quick=args.quick)
         records = [shared | {"threads": args.threads} | one for one in found]
         record.append(path, records)
-        for case in cases(names, dtypes, args.device, quick=args.quick):
+        for case in made:
             print(f"{case.op} {case.dtype} {case.format} {case.shape}", flush=True)
             common = shared | {"op": case.op, "shape": list(case.shape), "dtype": case.dtype}
             common |= {"format": case.format, "threads": args.threads}
             compiled = not args.no_compile and time.monotonic() - start < limit
-            new = time_records(case, common, best, repeats=repeats, compiled=compiled)
+            new = time_records(
+                case, common, best, repeats=repeats, compiled=compiled, against=against
+            )
             new += kept_records(case, common)
             record.append(path, new)
             records += new

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from ibnvision.benchmark import op_rows, op_tables, ops, record
+from ibnvision.benchmark import ceilings, op_rows, op_tables, ops, record
 from ibnvision.ops import why_no_kernel
 
 KERNEL = not why_no_kernel("ibn_norm_forward", torch.empty(0))
@@ -51,6 +51,59 @@ def test_a_rival_that_cannot_run_is_skipped_with_its_reason(monkeypatch):
     calls, skipped = ops.backends(case, "forward", compiled=False)
     assert skipped["theirs"] == "RuntimeError: no such kernel here" and "theirs" not in calls
     assert {"eager", "fallback", "copy"} <= set(calls)
+    calls, skipped = ops.backends(case, "forward", compiled=True, against=frozenset())
+    assert "theirs" not in {**calls, **skipped} and "compiled" not in {**calls, **skipped}
+
+
+def test_ways_to_compute_a_detail_conv_agree():
+    """All but the folded form, which has one kernel for the sum."""
+    case = op_rows.Case("detail_conv_layer", (2, 6, 5, 7), "fp32", "nchw", "cpu")
+    row, x = op_rows.OPS[case.op], case.tensor(0)
+    layer, index, five = (
+        case.module(m) for m in (row.layer, row.official, row.rivals["five convolutions"])
+    )
+    for other in (index, five):
+        other.load_state_dict(layer.state_dict())
+        torch.testing.assert_close(other(x), layer(x), rtol=1e-4, atol=1e-4)
+    fused = row.rivals["folded"](case.shape)
+    assert [p.shape for p in fused.parameters()] == [p.shape for p in layer.fuse().parameters()]
+    assert row.operations("eval", case.shape) == 18 * 6 * case.size
+
+
+def test_attention_row_floors_its_rivals_by_their_function():
+    """A mask and FlexAttention compute the row's function, attention over all pairs another."""
+    case = op_rows.Case("lambda_attention", (1, 2, 5 + 9**2, 64), "bf16", "nchw", "cpu")
+    best = ceilings.Ceilings(1e9, {"bf16": 1e12, "fp32": 1e9})
+    flex = ops._floor(case, "forward", "flex", 1.0, best)
+    pairs = int(op_rows.OPS[case.op].official(case.shape).mask.sum())
+    assert flex["flops"] == pytest.approx(4 * 2 * 64 * pairs)
+    assert flex["bytes"] == 4 * 2 * case.size and flex["floor_fraction"] == flex["bytes"] / 1e9
+    assert ops._floor(case, "forward", "sdpa", 1.0, best) == {}
+    calls, _ = ops.backends(case, "forward", compiled=False, against=frozenset(("sdpa",)))
+    assert {"eager", "fallback", "sdpa", "copy"} <= set(calls)
+    assert all(p.dtype == torch.bfloat16 for p in case.module(op_rows.LambdaHeads).parameters())
+
+
+def test_format_keeps_what_a_row_has():
+    names, dtypes = ["ibn_norm", "detail_conv"], ["fp32"]
+    made = ops.cases(names, dtypes, "cpu", quick=True, formats=["channels_last"])
+    assert [(c.op, c.format) for c in made] == [("ibn_norm", "channels_last")]
+
+
+def test_standing_says_losses_and_wins_by_quartiles():
+    def time(backend, value, shape):
+        quartiles = {"q1": value - 1, "q3": value + 1}
+        made = {"op": "ibn_norm", "dtype": "fp32", "format": "nchw", "launch": "launches"}
+        made |= {"pass": "eval", "shape": shape, "backend": backend, "value": value}
+        return made | {"spread": quartiles}
+
+    group = [time("kernel", 10.0, [1]), time("kernel", 10.0, [2])]
+    group += [time("eager", 40.0, [1]), time("eager", 11.0, [2]), time("compiled", 5.0, [1])]
+    assert op_tables.standing(group, ["eager", "compiled", "batch norm"]) == (
+        "ibn_norm, fp32, nchw: by quartiles the kernel is ahead of eager in 1 of 2 (4 x); "
+        "behind compiled in 1 of 1 (0.5 x); not told apart from eager in 1 of 2 (1.1 x)."
+    )
+    assert op_tables.standing(group[2:], ["eager"]) == ""
 
 
 def test_kept_bytes_of_the_official_layer(quick):
