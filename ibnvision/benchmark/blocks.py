@@ -48,9 +48,6 @@ def of_runs(bench: str, runs: Sequence[Records]) -> str:
     return "\n\n".join(f"{_origin(run[0])}\n\n{make(run)}" for run in runs) or NOTHING
 
 
-def newest_runs(records: Records, bench: str, *, quick: bool = False) -> list[list[record.Record]]:
-    """The full runs (quick: the others, too) of a question that count, for each device and number
-    of threads.
 def newest_runs(records: Records, bench: str) -> list[list[record.Record]]:
     """The full runs of a question that count, for each device, number of threads and what it asks.
 
