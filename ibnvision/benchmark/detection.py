@@ -23,7 +23,7 @@ from . import beside, dry_run, paired, record, run_arguments, scores
 from . import detection_pictures as pictures
 from . import detection_restored as restored
 from . import detection_scores as words
-from .plans import Job, Row, plan_rows, tests_of
+from .plans import Job, Row, fitted, plan_rows, tests_of
 from .run_results import (
     batch_words,
     cell_records,
@@ -75,7 +75,7 @@ def plan(
     """
     base = config.load(config_name, overrides)
     return plan_rows(
-        [_rated(row, config_name, overrides) for row in rows],
+        [_rated(fitted(row, base) if row in ROWS else row, config_name, overrides) for row in rows],
         tests_of(base),
         config_name,
         seeds,

@@ -20,6 +20,7 @@ import torch
 from ibnvision import config, data, engine
 from ibnvision.config import Config
 from ibnvision.data.shifts import APPEARANCE_HASH
+from ibnvision.engine import sets
 from ibnvision.methods.whitening import InstanceWhitening
 from ibnvision.metrics import ABSENT_RULE
 from ibnvision.ops import reference_ops, why_no_kernel
@@ -63,9 +64,9 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
         for norm, job in {_norm(job): job for job in reversed(jobs)}.items():
             cfg = job.cfg
             classes = data.classes(cfg.train_domains[0])
-            items = dataset_of(cfg, cfg.train_domains[0], "train", limit=cfg.batch_size)
-            picked = [items[i] for i in range(len(items))]
-            batch = {k: torch.stack([item[k] for item in picked]) for k in ("image", "target")}
+            training = sets.training_set(cfg)
+            order = sets.order(cfg, training, 0, 1)
+            batch = next(iter(sets.loader(cfg, training, batch_sampler=order)))
             model = engine.build_model(cfg, len(classes)).train()
             _begin_whitening(model)
             step = _step(cfg, model, batch)
@@ -73,7 +74,7 @@ def throughput(jobs: Sequence[Job], repeats: int) -> list[dict[str, Any]]:
             if not why_no_kernel("ibn_norm_forward", batch["image"]):
                 calls["kernel"] = step
             for ops, sample in measure.interleave(calls, repeats, warmup=1).items():
-                rate = len(picked) / sample[:, measure.CPU]
+                rate = len(batch["image"]) / sample[:, measure.CPU]
                 spread = measure.spread(rate)
                 median = float(sorted(rate)[len(rate) // 2])
                 found.append(
@@ -117,8 +118,12 @@ def _in_reference(step: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def scene_seconds(cfg: Config, count: int = 12) -> float:
-    """CPU seconds to draw and render one source scene that this process has not drawn yet."""
+def scene_seconds(cfg: Config, count: int = 12) -> float | None:
+    """CPU seconds to draw and render one source scene that this process has not drawn yet; None
+    where scenes are not drawn.
+    """
+    if data.key_of(cfg.train_domains[0]):
+        return None
     dataset = dataset_of(cfg, cfg.train_domains[0], "val", limit=count)
     dataset[0]
     start = time.process_time()

@@ -179,9 +179,25 @@ def plan(
     rows: Sequence[Row] = ROWS,
 ) -> list[Job]:
     """All trainings of the generalization benchmark in segmentation; see plan_rows."""
-    return plan_rows(
-        rows, tests_of(config.load(config_name, overrides)), config_name, seeds, overrides, out
-    )
+    base = config.load(config_name, overrides)
+    fitting = [fitted(row, base) if row in FULL_ROWS else row for row in rows]
+    return plan_rows(fitting, tests_of(base), config_name, seeds, overrides, out)
+
+
+def fitted(row: Row, base: Config) -> Row:
+    """A row of the drawn streets for another config: its norm placed into a network that is none of
+    resnet*_ibn, and its augmentation beside that of the config, which all rows keep.
+    """
+    found = []
+    for word in row.overrides:
+        key, _, value = word.partition("=")
+        if key == "model_args.backbone_args.ibn" and "_ibn_" not in base.model:
+            found += [] if value == "none" else [f"model_args.norm=ibn_{value}"]
+        elif key == "augment" and base.augment not in ("none", "flip"):
+            found += [] if value == "flip" else [f"augment={base.augment}+{value}"]
+        else:
+            found.append(word)
+    return Row(row.name, tuple(found))
 
 
 def tests_of(cfg: Config) -> list[str]:

@@ -164,7 +164,8 @@ def _throughput(results: Results) -> str:
 def _provenance(results: Results) -> str:
     env, roles = results["environment"], results["roles"]
     sets = "; ".join(f"{d} ({roles[d]}, {n} images)" for d, n in results["images"].items())
-    cfg = results["config"]
+    cfg, scene_s = results["config"], results["scene_cpu_s"]
+    drawing = "" if scene_s is None else f"; {scene_s:.3f} CPU-s a drawn scene"
     training = f"{cfg['steps']} steps of {cfg['batch_size']} images, "
     training += f"{cfg['optimizer']}, lr {cfg['lr']}"
     rows = {
@@ -183,7 +184,7 @@ def _provenance(results: Results) -> str:
         "protocol": f"{results['protocol']} (of manifest.json without rows and seeds)",
         "appearance recipe": results["recipe"],
         "reused runs": str(sum(run["reused"] for row in results["rows"] for run in row["runs"])),
-        "time": f"{results['wall_s']:.0f} s; {results['scene_cpu_s']:.3f} CPU-s a drawn scene",
+        "time": f"{results['wall_s']:.0f} s{drawing}",
     }
     lines = "".join(
         f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>"

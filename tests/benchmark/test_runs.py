@@ -51,6 +51,19 @@ def test_the_full_rows_are_each_norm_with_and_without_jitter(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(start[0], weights, strict=True))
 
 
+def test_rows_fit_a_published_setting():
+    """A plain network gets its norm by placement, and every row keeps the augmentation."""
+    published = config.load("seg_gtav_r50")
+    made = {row.name: plans.fitted(row, published).overrides for row in plans.FULL_ROWS}
+    assert made["BN"] == () and made["IBN-b"] == ("model_args.norm=ibn_b",)
+    assert made["BN + jitter"] == ("augment=photometric+jitter",)
+    assert made["IBN-a + jitter"] == ("model_args.norm=ibn_a", "augment=photometric+jitter")
+    assert made["MixStyle"] == ("model_args.mixstyle=[1,2]",)
+    assert len(made["ISW"]) == 1 and made["ISW"][0].startswith("model_args.whitening=")
+    drawn = config.load("streets_quick")
+    assert all(plans.fitted(row, drawn) == row for row in plans.FULL_ROWS)
+
+
 def test_roles_leave_stress_and_real_out_of_the_targets(jobs):
     cfg = dataclasses.replace(jobs[0].cfg, test_domains=(*jobs[0].cfg.test_domains, "camvid_dusk"))
     assert plans.roles_of(cfg) == {
