@@ -94,4 +94,7 @@ class FlexHeads(LambdaHeads):
             batch, heads = x.shape[:2]
             case = Case(FORWARD, self.side, batch, heads, "fp32", x.device.type, False)
             self.function = flex(case)
-        return self.function(x, self.k, self.v)
+        given: tuple[Tensor, ...] = (x, self.k, self.v)
+        if not torch.is_grad_enabled():  # on a CPU it refuses what might want a gradient
+            given = tuple(t.detach() for t in given)
+        return self.function(*given)

@@ -15,7 +15,8 @@ from .model_rows import ROWS
 from .model_tables import LATENCY
 from .network_cost import Setup
 
-COMPILE_MINUTES = 3.0  # on a CPU, where a network takes one or two for each of its parts
+COMPILE_MINUTES = 2.0  # on a CPU, where a network takes one or two for each of its parts
+REPEATS = 5  # with them a run ends in eight or nine minutes on one thread of a quiet CPU
 
 
 def names_of(asked: Sequence[str] | None, *, quick: bool) -> list[str]:
@@ -55,7 +56,7 @@ def budget_of(args: argparse.Namespace) -> Budget:
 def run_table(args: argparse.Namespace, shared: record.Record, path: Path) -> list[record.Record]:
     """All setups, appended to a file as they are measured."""
     against, budget = rivals.chosen(args.against), budget_of(args)
-    repeats, wanted = args.repeats or (2 if args.quick else 7), list(setups(args))
+    repeats, wanted = args.repeats or (2 if args.quick else REPEATS), list(setups(args))
     present = {COMPILED, *(ROWS[setup.model].rival for setup in wanted)}
     for reason in rivals.absent(args.against, present, args.device):
         print(reason, flush=True)

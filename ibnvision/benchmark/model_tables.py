@@ -9,6 +9,11 @@ Records = Sequence[record.Record]
 LATENCY, INFERENCE, TRAINING = PARTS = ("latency", "inference", "training step")
 KERNEL, FOLDED = "kernel", "kernel, folded"
 WITH_FOLDED = ", with ours folded"
+FEW = 3  # repetitions below which an interval says nothing
+FLOOR = (
+    "The floor: the least bytes and operations of the convolutions, matrix products and attention, "
+    "at these rates. Convolutions are counted directly, so Winograd's may pass 100 %."
+)
 EVEN = 0.005  # share by which memory may differ without a word
 NAMES = {
     "fallback": "the fallback",
@@ -22,7 +27,7 @@ def tables(records: Records) -> str:
     """For each network, dtype and format its speeds, memory, and a sentence for each side."""
     best = [r for r in records if r["metric"] == "ceiling"]
     found = [r for r in records if r["metric"] != "ceiling"]
-    parts = [f"Ceilings: {ceilings.text(best)}."] if best else []
+    parts = [f"Ceilings: {ceilings.text(best)}. {FLOOR}"] if best else []
     for key in dict.fromkeys(_key(r) for r in found):
         group = [r for r in found if _key(r) == key]
         times = [r for r in group if r["metric"] == "time"]
@@ -106,15 +111,18 @@ def _memory(times: Records) -> str:
 def standing(group: Records) -> list[str]:
     """A sentence for where the kernel leads, one for where it trails, one for the undecided.
 
-    Times count by the 95 % interval of their ratio, memory, which does not vary, by its size.
+    Times count by the 95 % interval of their ratio, from FEW repetitions on; memory, which does
+    not vary, by its size.
     """
     sides: dict[str, list[str]] = {"ahead": [], "behind": [], "open": []}
     for r in group:
         if "low" in r:
             side = "ahead" if r["low"] > 1 else "behind" if r["high"] < 1 else "open"
+            side = side if r["n"] >= FEW else "open"
             rival = r["metric"].removeprefix("times faster than ")
+            part = f"the {TRAINING}" if r["pass"] == TRAINING else r["pass"]
             value = f"{r['value']:.3g} x, {r['low']:.3g} to {r['high']:.3g}"
-            sides[side].append(f"{rival} in {r['pass']} ({value})")
+            sides[side].append(f"{rival} in {part} ({value})")
     whole = INFERENCE if any(r["pass"] == INFERENCE for r in group) else LATENCY
     for key, part, words in (
         ("peak_mb", whole, "peak memory of inference"),

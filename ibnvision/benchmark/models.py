@@ -261,7 +261,7 @@ def run_steps(args: argparse.Namespace, shared: record.Record, path: Path) -> li
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0 when it ran, whatever it found."""
-    parser = record.parser("models", __doc__, "15, of a table 7; quick 3 and 2")
+    parser = record.parser("models", __doc__, "15, of a table 5; quick 3 and 2")
     parser.add_argument(
         "--what",
         choices=("step", "table"),
@@ -280,7 +280,7 @@ def main(argv: Sequence[str]) -> int:
         "--compile-minutes",
         type=float,
         metavar="M",
-        help="table: begin no compiling after so many spent on it; default 3, on CUDA no limit",
+        help="table: begin no compiling after so many spent on it; default 2, on CUDA no limit",
     )
     args = record.parse(parser, argv)
     if args.model and args.what == "step":

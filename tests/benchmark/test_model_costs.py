@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from ibnvision.benchmark import live_bytes, model_costs, model_rows, model_runs, models, record
+from ibnvision.benchmark import (
+    live_bytes,
+    model_costs,
+    model_rows,
+    model_runs,
+    models,
+    products,
+    record,
+)
 from ibnvision.benchmark.model_tables import FOLDED, INFERENCE, LATENCY, TRAINING
 from ibnvision.benchmark.network_cost import Setup
 from ibnvision.layers import IBNAct2d
@@ -82,6 +90,14 @@ def test_records_carry_the_fields_of_timms_tables(records):
             assert r["infer_gmacs"] == round(macs / 1e9, 2)
             assert r["infer_macts"] == round((16 * cells + 1000) / 1e6, 2)
             assert r["flops"] == 2 * macs * r["shape"][0]
+
+
+def test_fields_of_timm_have_its_units():
+    work, network = products.Work(flops=8_179_000_000, bytes=0, activations=22_220_000), Small(True)
+    made = model_costs.timm_fields(setup(INFERENCE), 0.5, work, network)
+    assert made["infer_samples_per_sec"] == 4 and made["infer_step_time"] == 500
+    assert made["infer_gmacs"] == 2.04 and made["infer_macts"] == 11.11  # each of a batch of two
+    assert made["param_count"] == 0.01
 
 
 def test_against_leaves_the_others_out(row):

@@ -84,6 +84,18 @@ def test_attention_row_floors_its_rivals_by_their_function():
     assert all(p.dtype == torch.bfloat16 for p in case.module(op_rows.LambdaHeads).parameters())
 
 
+def test_a_layer_that_computes_something_else_is_not_timed():
+    case = op_rows.Case("detail_conv_layer", (1, 8, 16, 16), "bf16", "nchw", "cpu")
+    official, x = case.module(op_rows.IndexDetailConv), case.tensor(0)
+    layer = case.module(op_rows.DetailConv)
+    layer.load_state_dict(official.state_dict())
+    ops.check(case, layer, official, x)  # bf16 rounds the five kernels and their sum differently
+    with torch.no_grad():
+        layer.conv1_5.bias += 0.5
+    with pytest.raises(AssertionError):
+        ops.check(case, layer, official, x)
+
+
 def test_format_keeps_what_a_row_has():
     names, dtypes = ["ibn_norm", "detail_conv"], ["fp32"]
     made = ops.cases(names, dtypes, "cpu", quick=True, formats=["channels_last"])
