@@ -15,6 +15,7 @@ BENCHES = (
     "detector",
     "restoration",
     "attention",
+    "scaling",
     "corruptions",
     "lambda_converter",
 )

@@ -17,7 +17,7 @@ import torch
 
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import ceilings, measure, record, targets
+from . import ceilings, compare, measure, record, targets
 from .attention_calls import (
     BOTH,
     FORWARD,
@@ -171,11 +171,12 @@ def tables(records: Sequence[record.Record]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
     parser = record.parser("attention", __doc__, "9, and 3 of calls of seconds; quick 2")
     parser.add_argument("--no-compile", action="store_true", help="leave FlexAttention out")
     args = record.parse(parser, argv)
     shared = record.start("attention", argv, args) | {"threads": args.threads}
+    then = compare.earlier(args, shared)
     path = record.results_file(args.out, "attention")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
     records: list[record.Record] = []
@@ -201,4 +202,4 @@ def main(argv: Sequence[str]) -> int:
     print(f"\n{tables(records)}\n")
     print(targets.verdict(records + last))
     print(f"\n{len(records)} records appended to {path}")
-    return 0
+    return compare.finish(then, records)

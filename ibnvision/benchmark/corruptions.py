@@ -19,7 +19,7 @@ from ibnvision.data.names import known
 from ibnvision.data.opencv import cv2
 from ibnvision.data.streets import Streets
 
-from . import measure, official_imagecorruptions, record
+from . import compare, measure, official_imagecorruptions, record
 from .measure import Call
 
 SIZES = ((375, 1242), (224, 224))  # height, width
@@ -77,7 +77,7 @@ def tables(records: Sequence[record.Record]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
     parser = record.parser("corruptions", __doc__, "7; quick 2")
     parser.add_argument("--corruption", metavar="NAME", action="append", help="default: all")
     parser.add_argument("--severity", type=int, default=3, choices=SEVERITIES)
@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--device must be cpu: imagecorruptions runs nowhere else")
     names = [known("corruption", name, IMAGENET_C) for name in args.corruption or IMAGENET_C]
     shared = record.start("corruptions", argv, args) | {"threads": args.threads}
+    then = compare.earlier(args, shared)
     path = record.results_file(args.out, "corruptions")
     peer = None
     try:
@@ -108,4 +109,4 @@ def main(argv: Sequence[str]) -> int:
                 record.append(path, new)
                 records += new
     print(f"\n{tables(records)}\n\n{len(records)} records appended to {path}")
-    return 0
+    return compare.finish(then, records)

@@ -96,5 +96,5 @@ SUBJECT = network_cost.Subject(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
     return network_cost.main(SUBJECT, __doc__, argv)

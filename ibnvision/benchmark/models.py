@@ -27,6 +27,7 @@ import ibnvision.models  # noqa: F401  registers the names
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
 from . import ceilings, measure, model_tables, record, rivals, targets
+from . import ceilings, compare, measure, record, targets
 from .measure import Call
 from .op_rows import DTYPES, FORMATS
 
@@ -276,6 +277,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--compile", action="store_true", help="step: also the compiled fallback; always on CUDA"
     )
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
+    parser = record.parser("models", __doc__, "15; quick 3")
     parser.add_argument(
         "--compile-minutes",
         type=float,
@@ -286,6 +289,7 @@ def main(argv: Sequence[str]) -> int:
     if args.model and args.what == "step":
         parser.error("--model chooses rows of --what table; a step is of one network")
     shared = record.start("models", argv, args)
+    then = compare.earlier(args, shared)
     path = record.results_file(args.out, "models")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
     with measure.threads(args.threads):
@@ -298,4 +302,4 @@ def main(argv: Sequence[str]) -> int:
     print(f"\n{tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
-    return 0
+    return compare.finish(then, records)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ibnvision.layers import fold_norm
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import measure, models, record, targets
+from . import compare, measure, models, record, targets
 from .measure import Call
 from .model_tables import INFERENCE, TRAINING
 from .op_rows import DTYPES, FORMATS
@@ -221,7 +221,10 @@ def tables(records: Sequence[record.Record]) -> str:
 
 
 def main(subject: Subject, about: str | None, argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found. about: its question, for --help."""
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression.
+
+    about: its question, for --help.
+    """
     parser = record.parser(subject.bench, f"{about}\n{__doc__}", "11; quick 3")
     parser.add_argument(
         "--compile", action="store_true", help="also the compiled fallback; always on CUDA"
@@ -232,6 +235,7 @@ def main(subject: Subject, about: str | None, argv: Sequence[str]) -> int:
     size, batch = subject.sizes[0 if args.quick else 1 if cuda else 2]
     repeats = args.repeats or (3 if args.quick else 11)
     shared = record.start(subject.bench, argv, args)
+    then = compare.earlier(args, shared)
     path = record.results_file(args.out, subject.bench)
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
     dtype = "bf16" if cuda else "fp32"
@@ -250,4 +254,4 @@ def main(subject: Subject, about: str | None, argv: Sequence[str]) -> int:
     print(f"\n{tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
-    return 0
+    return compare.finish(then, records)

@@ -17,6 +17,7 @@ from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 from ibnvision.testing import TOLERANCE
 
 from . import ceilings, measure, op_tables, record, rivals, targets
+from . import ceilings, compare, measure, op_tables, record, targets
 from .measure import Call
 from .op_rows import DTYPES, FORMATS, OPS, Case
 from .rivals import COMPILED, wanted
@@ -237,7 +238,7 @@ def cases(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
     parser = record.parser("ops", __doc__, "15; quick 3")
     parser.add_argument("--op", choices=sorted(OPS), action="append", help="default: all")
     rivals.add_options(parser, "fp32; CUDA also bf16", "both, where a row has both")
@@ -252,6 +253,8 @@ def main(argv: Sequence[str]) -> int:
     repeats = args.repeats or (3 if args.quick else 15)
     start, limit = time.monotonic(), 60 * (args.compile_minutes or float("inf"))
     shared = record.start("ops", argv, args) | rivals.cudnn(args.device)
+    shared = record.start("ops", argv, args)
+    then = compare.earlier(args, shared)
     path = record.results_file(args.out, "ops")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
     present = {"compiled", *(rival for name in names for rival in OPS[name].rivals)}
@@ -277,4 +280,4 @@ def main(argv: Sequence[str]) -> int:
     print(f"\n{op_tables.tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
-    return 0
+    return compare.finish(then, records)

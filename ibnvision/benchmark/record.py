@@ -19,6 +19,8 @@ from . import BENCHES, measure
 
 Record = dict[str, Any]
 
+_ROOT = Path(__file__).resolve().parents[2]
+
 
 def cpu_name() -> str:
     """The processor's model name, as the system gives it."""
@@ -44,19 +46,19 @@ def cache_bytes(device: str) -> int:
     return max(sizes)
 
 
+def git(*args: str) -> str:
+    """What git says of the checkout that holds this package; "" outside one, or where it fails."""
+    if not (_ROOT / ".git").exists():
+        return ""
+    done = subprocess.run(["git", "-C", str(_ROOT), *args], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def commit() -> str:
     """Commit of the checkout that holds this package, `+` where files differ; "" outside one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return ""
-
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
     head = git("rev-parse", "--short=12", "HEAD")
     measured = ("ibnvision", "csrc", "configs", "setup.py", "CMakeLists.txt")
-    paths = [path for path in measured if (root / path).exists()]
+    paths = [path for path in measured if (_ROOT / path).exists()]
     return head + "+" if head and git("status", "--porcelain", "--", *paths) else head
 
 
@@ -121,6 +123,11 @@ def parser(bench: str, about: str | None, repeats: str) -> argparse.ArgumentPars
     )
     made.add_argument("--commit", metavar="ID", help="recorded commit, outside a git checkout")
     made.add_argument("--out", help="JSON-lines file to append to")
+    made.add_argument(
+        "--compare-with",
+        metavar="REV|FILE",
+        help="flag what got slower than in a file of records, or in those of a git revision",
+    )
     return made
 
 
@@ -164,14 +171,19 @@ def read(path: Path) -> list[Record]:
 
     Raises: ValueError for a line that is not a record, naming file and line.
     """
+    return parse_lines(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_lines(text: str, source: str) -> list[Record]:
+    """The records of JSON lines. Raises: ValueError as `read`, naming the source and the line."""
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             record = json.loads(line)
             if "bench" not in record or "run" not in record:
                 raise ValueError("no bench or run in it")
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}:{number} is not a benchmark record: {error}") from None
+            raise ValueError(f"{source}:{number} is not a benchmark record: {error}") from None
         records.append(record)
     return records
 

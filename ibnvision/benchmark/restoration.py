@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ibnvision.models import DEANet
 from ibnvision.ops import kernel_report, why_no_kernel
 
-from . import measure, record, targets
+from . import compare, measure, record, targets
 from .live_bytes import LiveBytes
 from .measure import Call
 from .official_dea_net import official
@@ -186,11 +186,12 @@ def tables(records: Sequence[record.Record]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
     parser = record.parser("restoration", __doc__, "9, and 3 at 1024 pixels; quick 2")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = record.parse(parser, argv)
     shared = record.start("restoration", argv, args) | {"model": MODEL, "threads": args.threads}
+    then = compare.earlier(args, shared)
     path = record.results_file(args.out, "restoration")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)
     records = []
@@ -210,4 +211,4 @@ def main(argv: Sequence[str]) -> int:
     print(f"\n{tables(records)}\n")
     print(targets.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
-    return 0
+    return compare.finish(then, records)

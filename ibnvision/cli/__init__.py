@@ -14,7 +14,7 @@ from ibnvision.config import nearest
 
 from . import about, analyze, data, evaluate, predict, train
 
-_BENCHMARKS = (*BENCHES, "report")
+_BENCHMARKS = (*BENCHES, "compare", "report")
 # verb: what runs it, what adds its arguments, what it does, aliases
 _VERBS: dict[str, tuple[Any, ...]] = {
     "train": (train.run, train.arguments, "train a config, found by name or path"),
