@@ -26,8 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ibnvision.models  # noqa: F401  registers the names
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import ceilings, measure, model_tables, record, rivals, targets
-from . import ceilings, compare, measure, record, targets
+from . import ceilings, compare, measure, model_tables, record, rivals, targets
 from .measure import Call
 from .op_rows import DTYPES, FORMATS
 
@@ -261,7 +260,7 @@ def run_steps(args: argparse.Namespace, shared: record.Record, path: Path) -> li
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; 0 when it ran, whatever it found."""
+    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
     parser = record.parser("models", __doc__, "15, of a table 5; quick 3 and 2")
     parser.add_argument(
         "--what",
@@ -277,8 +276,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--compile", action="store_true", help="step: also the compiled fallback; always on CUDA"
     )
-    """Run the benchmark; 0, or 1 where --compare-with shows a regression."""
-    parser = record.parser("models", __doc__, "15; quick 3")
     parser.add_argument(
         "--compile-minutes",
         type=float,

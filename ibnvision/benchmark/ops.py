@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 from ibnvision.testing import TOLERANCE
 
-from . import ceilings, measure, op_tables, record, rivals, targets
-from . import ceilings, compare, measure, op_tables, record, targets
+from . import ceilings, compare, measure, op_tables, record, rivals, targets
 from .measure import Call
 from .op_rows import DTYPES, FORMATS, OPS, Case
 from .rivals import COMPILED, wanted
@@ -253,7 +252,6 @@ def main(argv: Sequence[str]) -> int:
     repeats = args.repeats or (3 if args.quick else 15)
     start, limit = time.monotonic(), 60 * (args.compile_minutes or float("inf"))
     shared = record.start("ops", argv, args) | rivals.cudnn(args.device)
-    shared = record.start("ops", argv, args)
     then = compare.earlier(args, shared)
     path = record.results_file(args.out, "ops")
     print(f"{shared['device']}, torch {shared['torch']}, {kernel_report()}", flush=True)

@@ -88,9 +88,6 @@ def test_report_rewrites_the_readme_from_records(tmp_path, capsys):
     records = [r | {"op": "ibn_norm", "torch": "2", "unit": "ms"} for r in records]
     record.append(tmp_path / "results" / "ops.jsonl", records)
     names = ("targets", "tasks", *blocks.MAKERS)
-    names = ("targets", "ops", "models", "restoration", "attention", "lambda_converter")
-    names += ("generalization", "dehazing", "scaling")
-    names += ("resolution", "segmentation", "detection", "detector", "corruptions")
     marks = "\n".join(f"<!-- generated: {n} -->\n<!-- end: {n} -->" for n in names)
     (tmp_path / "README.md").write_text(f"# Words stay\n{marks}\n")
     argv = ["--results", str(tmp_path / "results"), "--readme", str(tmp_path / "README.md")]
