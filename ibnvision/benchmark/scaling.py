@@ -93,9 +93,13 @@ def curves(
             fields |= {"wall_ms": 1e3 * float(np.median(wall[_key(name, size)]))}
             records.append(common | fields)
         if len(found) > 1:
+            shared = common | {"backend": name, "sizes": found}
+            if row.pairs and variable == RESOLUTION and name != "dense":
+                counts = [row.pairs(row.at(variable, size, quick=quick)) for size in found]
+                of_pairs = slope([size**2 for size in found])(*np.reshape(counts, (-1, 1)))
+                shared |= {"pairs_exponent": of_pairs}
             records += [
-                common | {"backend": name, "sizes": found} | fields
-                for fields in exponents(row, variable, found, name, seconds)
+                shared | fields for fields in exponents(row, variable, found, name, seconds)
             ]
     return records
 

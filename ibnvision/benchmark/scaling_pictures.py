@@ -73,4 +73,4 @@ def _guide(axes: Any, amounts: Sequence[int], start: float, *, falls: bool) -> N
     """Linear growth from the first point, or with threads its inverse."""
     shares = [amount / amounts[0] for amount in amounts]
     line = [start / share if falls else start * share for share in shares]
-    axes.plot(amounts, line, color="#667085", linestyle="--", linewidth=0.9)
+    axes.plot(amounts, line, color="#667085", linestyle="--", linewidth=0.9, label="linear")

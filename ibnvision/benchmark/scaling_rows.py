@@ -27,7 +27,7 @@ class Row:
     """What is timed at `base` and, one variable at a time, at the values of `sizes`.
 
     calls: (point, device, quick) -> Calls. shape: point -> that of the tensor. cells: what the
-    square of the resolution counts.
+    square of the resolution counts. pairs: point -> pairs of tokens that see each other.
     """
 
     part: str
@@ -38,6 +38,7 @@ class Row:
     quick_base: Point
     quick_sizes: Mapping[str, tuple[int, ...]]
     cells: str = "pixels"
+    pairs: Callable[[Point], int] | None = None
 
     def at(self, variable: str, size: int, *, quick: bool) -> Point:
         """The base point with one variable changed; threads are none of its variables."""
@@ -151,6 +152,7 @@ ROWS = {
         quick_base=_FEW,
         quick_sizes=_doubled(_FEW),
         cells="patches",
+        pairs=lambda at: _attention(at).pairs,
     ),
     NETWORK: Row(
         part="training step",

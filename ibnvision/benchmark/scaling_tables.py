@@ -78,6 +78,9 @@ def growth(mine: Records) -> str:
                 last = curves[name]["sizes"][-1]
                 span = "" if last == sizes[-1] else f", up to {_shown(variable, last)},"
                 text += f"; {name}{span} with {_exponent(curves[name])}"
+            if "pairs_exponent" in curves[first]:
+                text += "; pairs of patches that see each other, fewer at borders, with "
+                text += f"{curves[first]['pairs_exponent']:.2f}"
             items.append(f"- {text}. {_caution(mine, variable)}".rstrip())
     return "\n".join(items)
 

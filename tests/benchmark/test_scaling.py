@@ -31,7 +31,7 @@ def recorded():
     made += times(RESOLUTION, "kernel", {16: 2.0, 32: 8.0, 64: 32.0})
     made += times(THREADS, "kernel", {1: 8.0, 2: 4.0})
     made += [exponent(RESOLUTION, "dense", 2.0, [16, 32])]
-    made += [exponent(RESOLUTION, "kernel", 1.0, [16, 32, 64])]
+    made += [exponent(RESOLUTION, "kernel", 1.0, [16, 32, 64]) | {"pairs_exponent": 1.107}]
     return made + [exponent(THREADS, "kernel", -1.0, [1, 2])]
 
 
@@ -102,7 +102,8 @@ def test_the_table_and_the_sentence_say_the_recorded_numbers():
     assert ["", "resolution 32x32", "8 (7.2 to 9.6)", "16 (14.4 to 19.2)", ""] in rows
     assert ["", "resolution 64x64", "32 (28.8 to 38.4)", "-", ""] in rows
     sentence = "In patches, from 16x16 to 64x64, lambda_attention's kernel grows with exponent "
-    assert f"{sentence}1.00 (0.98 to 1.03); dense, up to 32x32, with 2.00 (1.98 to 2.03)." in told
+    assert f"{sentence}1.00 (0.98 to 1.03); dense, up to 32x32, with 2.00 (1.98 to 2.03); " in told
+    assert "that see each other, fewer at borders, with 1.11." in told
     (threads,) = (line for line in told.splitlines() if line.startswith("- In threads"))
     assert "-1.00 (-1.02 to -0.97)" in threads and "not to be judged, as 2 cores" in threads
 
@@ -134,12 +135,25 @@ def test_quick_runs(few_draws, tmp_path, capsys, name, rival):
     assert scaling.main(["--quick", "--op", name, "--out", str(path)]) == 0
     found = record.read(path)
     curves = {(r["variable"], r["backend"]) for r in found if r["metric"] == "exponent"}
+    told = {r["backend"]: r["pairs_exponent"] for r in found if "pairs_exponent" in r}
+    every = np.log((5 + 64) ** 2 / (5 + 16) ** 2) / np.log(4)  # in grids of 4 and 8 all are visible
+    asked = ("kernel", "fallback") if name == "lambda_attention" else ()
+    assert told == dict.fromkeys(asked, pytest.approx(every))
     expected = {(v, b) for v in (BATCH, RESOLUTION, CHANNELS) for b in ("fallback", rival)}
     assert expected <= curves and {r["op"] for r in found} == {name}
     assert all(
         r["value"] > 0 and r["clock"] == "process CPU time" for r in found if r["metric"] == "time"
     )
     assert f"**{name}, " in capsys.readouterr().out
+
+
+def test_a_run_is_held_against_an_earlier_one(few_draws, tmp_path, capsys):
+    argv = ["--quick", "--op", "lambda_attention", "--out", str(tmp_path / "scaling.jsonl")]
+    scaling.main(argv)
+    before = capsys.readouterr().out
+    assert scaling.main([*argv, "--compare-with", argv[-1]]) in (0, 1)
+    assert "Of 12 comparisons: regression " in capsys.readouterr().out
+    assert "comparisons" not in before
 
 
 @pytest.mark.slow
