@@ -30,6 +30,7 @@ FLOORS = {
     "benchmark": (
         "engine tasks models methods layers ops testing metrics data config __init__",
         "torch numpy matplotlib rich timm accelerate",
+        "torch numpy matplotlib rich timm PIL",
     ),
     "cli": ("benchmark engine metrics config data models ops __init__", "rich timm"),
     "run": ("__init__", ""),

@@ -5,8 +5,16 @@ A page needs no other file, nothing from the network and no script.
 
 import base64
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from ibnvision import data
+
+ROLES = {  # of a domain, for people
+    "source": "source",
+    "target": "unseen",
+    "stress": "stress test",
+    "real": "photographed, unseen",
+}
 STYLE = """
 :root { --ink: #20242c; --soft: #667085; --line: #e4e7ec; --blue: #2f55d4; --wash: #f6f7fb;
   --bad: #b42318; --good: #12664f; }
@@ -22,7 +30,8 @@ header p { font-size: 25px; line-height: 1.35; margin: 8px 0 0; max-width: 940px
 header small { opacity: .8; letter-spacing: .08em; text-transform: uppercase; font-size: 12px; }
 h2 { font-size: 21px; margin: 48px 0 12px; }
 h3 { font-size: 15px; margin: 22px 0 4px; }
-h3 span { color: var(--soft); font-weight: 400; }
+h4 { font-size: 14px; margin: 18px 0 4px; }
+h3 span, h4 span { color: var(--soft); font-weight: 400; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr));
   gap: 16px; margin: -28px 0 8px; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 12px;
@@ -61,9 +70,13 @@ code { background: var(--wash); padding: 1px 5px; border-radius: 4px; font-size:
   overflow-wrap: anywhere; }
 footer { border-top: 1px solid var(--line); margin-top: 56px; padding-top: 16px;
   color: var(--soft); font-size: 13px; }
-nav ol { columns: 3 260px; font-size: 15px; margin: 0; padding-left: 26px; }
+nav ol { columns: 2 340px; column-gap: 32px; font-size: 15px; margin: 0; padding-left: 26px; }
 nav li { break-inside: avoid; }
+nav span { color: var(--soft); font-size: 13px; }
 a { color: var(--blue); }
+.back { position: fixed; right: 14px; bottom: 14px; z-index: 2; padding: 4px 12px;
+  border: 1px solid var(--line); border-radius: 16px; background: #fff; font-size: 13px; }
+summary { cursor: pointer; font-weight: 600; font-size: 15px; margin: 22px 0 4px; }
 ul { max-width: 940px; padding-left: 22px; }
 li { margin: 4px 0; overflow-wrap: anywhere; }
 ul.compact { columns: 2 430px; column-gap: 32px; max-width: none; font-size: 14px; }
@@ -72,6 +85,11 @@ figcaption { color: var(--soft); font-size: 14px; max-width: 900px; margin: 4px 
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
   gap: 8px 24px; align-items: start; }
 .broad svg, .broad img { min-width: 760px; }
+.samples { display: grid; gap: 6px 16px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)); }
+.samples .broad { grid-column: 1 / -1; }
+.samples figcaption { font-size: 13px; line-height: 1.4; max-width: none; margin: 3px 0 6px; }
+.small svg { max-width: 640px; }
 .asked { font-size: 18px; font-weight: 600; margin: 0 0 8px; }
 .verdict { border-left: 5px solid var(--line); padding: 1px 0 1px 20px; margin: 28px 0; }
 .verdict.lost { border-color: var(--bad); }
@@ -95,6 +113,11 @@ h2 { border-top: 1px solid var(--line); padding-top: 20px; line-height: 1.3; }
   .verdict th[scope="row"] { position: static; max-width: none; }
   .cards { gap: 10px; grid-template-columns: 1fr 1fr; }
   .card { padding: 12px 14px; }
+  nav span { display: none; }
+  .samples { grid-template-columns: none; grid-auto-flow: column; grid-auto-columns: 88%;
+    overflow-x: auto; }
+  .samples .broad { grid-column: auto; }
+  .samples:has(.broad) { display: block; }
 }
 @media print {
   @page { size: A4 landscape; margin: 12mm; }
@@ -103,6 +126,7 @@ h2 { border-top: 1px solid var(--line); padding-top: 20px; line-height: 1.3; }
   header { color: var(--ink); background: none; }
   .cards { margin-top: 8px; }
   .card { box-shadow: none; }
+  .back { display: none; }
   .wide { overflow: visible; }
   table { font-size: 7.5pt; }
   th, td { padding: 2px 4px; white-space: normal; }
@@ -111,10 +135,13 @@ h2 { border-top: 1px solid var(--line); padding-top: 20px; line-height: 1.3; }
   table.dense td { white-space: nowrap; }
   th[scope="row"] { position: static; }
   ul.compact { font-size: 8.5pt; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, h4, .asked { break-after: avoid; }
+  .samples { grid-template-columns: repeat(3, 1fr); }
   td.words { min-width: 0; }
   figure, tr, .card { break-inside: avoid; }
-  .broad svg, .broad img { min-width: 0; }
+  .broad svg, .broad img { min-width: 0; object-fit: contain; object-position: left; }
+  .samples .broad img { max-height: 64mm; }
+  #ops .broad svg { max-height: 72mm; }
 }
 """
 
@@ -144,16 +171,33 @@ def document(title: str, kicker: str, head: str, parts: Iterable[str], foot: str
 """
 
 
-def picture(png: bytes, alt: str) -> str:
-    """A PNG, carried inside the page."""
-    coded = base64.b64encode(png).decode("ascii")
-    return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{coded}"></figure>'
+def picture(
+    content: bytes, alt: str, form: str = "png", size: tuple[int, int] | None = None
+) -> str:
+    """An image, carried inside the page; form: png or webp; size: width and height, so that the
+    page does not move when it appears.
+    """
+    coded = base64.b64encode(content).decode("ascii")
+    place = f' width="{size[0]}" height="{size[1]}"' if size else ""
+    return f'<img alt="{html.escape(alt)}"{place} src="data:image/{form};base64,{coded}">'
+
+
+def legend(classes: Sequence[str]) -> str:
+    """Classes in the colours of predictions."""
+    cells = "".join(
+        f'<span><i style="background: rgb({r}, {g}, {b})"></i>{html.escape(name)}</span>'
+        for name, (r, g, b) in zip(classes, data.palette(classes).tolist(), strict=True)
+    )
+    return f'<p class="legend">{cells}</p>'
 
 
 def figure(drawing: str, caption: str, kind: str = "") -> str:
-    """Inline SVG with its caption, if any; kind: broad for one that a phone scrolls sideways."""
+    """Inline SVG or an image, with its caption, if any.
+
+    kind: broad for one that a phone scrolls sideways, small for one that a desk does not enlarge.
+    """
     text = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    if kind:
+    if kind == "broad":
         drawing = (
             f'<div class="wide" role="region" tabindex="0" aria-label="figure">{drawing}</div>'
         )

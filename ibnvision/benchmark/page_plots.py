@@ -162,7 +162,10 @@ def detection_bars(run: Records) -> Figure:
     for bars in axes.containers:
         if isinstance(bars, BarContainer):
             _dress(bars)
-    axes.legend(fontsize=8, ncols=3, frameon=False, loc="upper right")
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False,
+        handlelength=3.5, handleheight=1.4,
+    )  # fmt: skip
     return made
 
 
@@ -170,6 +173,6 @@ def _dress(bars: BarContainer) -> None:
     row = str(bars.get_label())
     norm = next(n for n in (*detection_scores.NORMS, detection_scores.BASE) if f" {n}" in row)
     detector = next(i for i, d in enumerate(detection_scores.DETECTORS) if row.startswith(d))
-    hatch = HATCHES[detector] + ("." if detection_scores.RESTORED in row else "")
+    hatch = HATCHES[detector] + ("--" if detection_scores.RESTORED in row else "")
     for bar in bars:
         bar.set(facecolor=pictures.COLOURS[norm], hatch=hatch, edgecolor="white", linewidth=0)

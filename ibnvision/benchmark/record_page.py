@@ -10,10 +10,10 @@ from . import (
     blocks,
     markdown,
     page,
+    page_figures,
     page_plots,
+    page_samples,
     record,
-    resolution_pictures,
-    resolution_scores,
     targets,
     verdicts,
 )
@@ -23,36 +23,34 @@ Records = Sequence[record.Record]
 Runs = Mapping[str, Sequence[Records]]  # question -> its newest full runs
 
 NAME = "report.html"
-_HEADLINE = (
+_HEADLINE, _TASKS = "Generalization against throughput", "All tasks in one table"
+_ABOUT_HEADLINE = (
     "Up is a network that reads unseen domains better, right is one that trains faster. A mark is "
     "a row: its shape and colour are the norm, filled without colour jitter, hollow with it. "
     "Upright bars are Student's 95 % interval over seeds, level ones the quartiles of the speed. "
     "Jitter is drawn at the speed of its network, since what draws colours was not timed."
 )
-_COPIES = (
-    "Above, time by that of one copy of the tensor, which no pass can undercut by much: lower is "
-    "better, dashed is one copy. Right of the dotted line a tensor is larger than the last-level "
-    "cache. Forward in training mode; operators without a backward have fewer panels."
-)
+_NOTHING = " (nothing recorded yet)"
 
 
-def write(records: Records, folder: Path) -> Path:
-    """Write the page into a folder; returns its path."""
+def write(records: Records, folder: Path, kept: page_samples.Kept = ()) -> Path:
+    """Write the page into a folder; returns its path. kept: pictures of `kept_pictures.read`."""
     target = folder / NAME
-    record.replace_file(target, page_of(records))
+    record.replace_file(target, page_of(records, kept))
     return target
 
 
-def page_of(records: Records) -> str:
+def page_of(records: Records, kept: page_samples.Kept = ()) -> str:
     """The self-contained page."""
     runs = {bench: blocks.newest_runs(records, bench) for bench in BENCHES}
     found = targets.findings(records)
     parts = [
         _counts(found),
         _contents(runs),
-        *(_verdict(side, found, runs) for side in (LOST, WON, OPEN)),
         _headline(runs["generalization"]),
-        *(_section(bench, runs[bench]) for bench in BENCHES),
+        _tasks(blocks.NOTHING),
+        *(_verdict(side, found, runs) for side in (LOST, WON, OPEN)),
+        *(_section(bench, runs[bench], kept) for bench in BENCHES),
         _environment(runs),
     ]
     words = f"<p>{html.escape(_about(runs))}</p>"
@@ -93,12 +91,17 @@ def _title(bench: str) -> str:
 
 
 def _contents(runs: Runs) -> str:
-    links = [("lost", "What is lost"), ("won", "What is won"), ("open", "What is open")]
-    links += [("headline", "Generalization against throughput")]
-    links += [(b, _title(b) + ("" if runs[b] else " (nothing recorded yet)")) for b in BENCHES]
-    links += [("environment", "Environment and protocol")]
-    lines = "".join(f'<li><a href="#{key}">{html.escape(text)}</a></li>' for key, text in links)
-    return f'<nav aria-label="Contents"><h2>Contents</h2><ol>{lines}</ol></nav>'
+    """Links to all sections, with what the questions ask, and one back that stays in sight."""
+    links = [("headline", _HEADLINE, ""), ("tasks", _TASKS, "")]
+    links += [(side, f"What is {side}", "") for side in (LOST, WON, OPEN)]
+    links += [(b, _title(b) + ("" if runs[b] else _NOTHING), _asked(b)) for b in BENCHES]
+    links += [("environment", "Environment and protocol", "")]
+    lines = "".join(
+        f'<li><a href="#{key}">{html.escape(text)}</a> <span>{html.escape(asked)}</span></li>'
+        for key, text, asked in links
+    )
+    back = '<a class="back" href="#contents">Contents</a>'
+    return f'<nav id="contents" aria-label="Contents"><h2>Contents</h2><ol>{lines}</ol></nav>{back}'
 
 
 def _verdict(side: str, found: Sequence[targets.Finding | None], runs: Runs) -> str:
@@ -123,17 +126,20 @@ def _verdict(side: str, found: Sequence[targets.Finding | None], runs: Runs) -> 
     speeds = [text for run in everything for text in verdicts.ratios(run)[side]]
     words = {LOST: "Slower than a rival", WON: "Faster than a rival", OPEN: "Not told apart"}[side]
     parts += [_list(f"{words}: recorded ratios of times with their 95 % intervals", speeds)]
-    said = "".join(_statements(bench, run, side) for bench in BENCHES for run in runs[bench])
-    parts += [f"<h3>In the words of the sections below</h3><ul>{said}</ul>" if said else ""]
+    said = [text for b in BENCHES for run in runs[b] for text in _statements(b, run, side)]
+    if said:  # they stand below too; what is lost is not folded away
+        words = f"<summary>In the words of the sections below: {len(said)}</summary>"
+        state = " open" if side == LOST else ""
+        parts += [f"<details{state}>{words}<ul>{''.join(said)}</ul></details>"]
     return f'<section class="verdict {side}" id="{side}">{"".join(parts)}</section>'
 
 
-def _statements(bench: str, run: Records, side: str) -> str:
+def _statements(bench: str, run: Records, side: str) -> list[str]:
     """List items: what the generated text of a run says on that side, with a link to it."""
     study = f", {run[0]['backbone']}" if "backbone" in run[0] else ""
     found = verdicts.sorted_out(verdicts.statements(blocks.of_runs(bench, [run])))[side]
     place = f'<a href="#{bench}">{_title(bench)}</a>{html.escape(study)}'
-    return "".join(f"<li>{place}: {markdown.inline(text)}</li>" for text in found)
+    return [f"<li>{place}: {markdown.inline(text)}</li>" for text in found]
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
@@ -154,14 +160,14 @@ def _headline(studies: Sequence[Records]) -> str:
             drawn.append(page_plots.svg(made, f"headline{number}", title))
         if left := page_plots.without_speed(run):
             apart.append(f"{name}: {', '.join(left)}")
-    text = _HEADLINE + (
+    text = _ABOUT_HEADLINE + (
         f" Not drawn, as no speed is recorded: {'; '.join(apart)}." if apart else ""
     )
     body = f'<figure><div class="pair">{"".join(drawn)}</div>'
     body += f"<figcaption>{html.escape(text)}</figcaption></figure>"
     if not drawn:
         body = f"<p>{blocks.NOTHING}</p>"
-    return f'<section id="headline"><h2>Generalization against throughput</h2>{body}</section>'
+    return f'<section id="headline"><h2>{_HEADLINE}</h2>{body}</section>'
 
 
 def _asked(bench: str) -> str:
@@ -170,42 +176,22 @@ def _asked(bench: str) -> str:
     return about.split("   ")[0].strip()
 
 
-def _section(bench: str, runs: Sequence[Records]) -> str:
-    """A question, its figures, and its generated text."""
+def _tasks(text: str) -> str:
+    """The one table over tasks, from its Markdown."""
+    table = markdown.to_html(text, about=_TASKS)
+    return f'<section id="tasks"><h2>{_TASKS}</h2>{table}</section>'
+
+
+def _section(bench: str, runs: Sequence[Records], kept: page_samples.Kept) -> str:
+    """A question, its figures, its generated text, and what its networks see."""
     text = blocks.of_runs(bench, runs)
-    pictures: dict[str, str] = {}
-    if bench == "resolution" and runs:
-        made = resolution_pictures.figure(runs[-1])
-        title = "mIoU, time and memory against the side length of the picture"
-        drawing = page_plots.svg(made, "resolution", title)
-        pictures[resolution_scores.NAME] = page.figure(drawing, f"{title}, a line a row.", "broad")
+    figures = page_figures.FIGURES.get(bench)
+    drawn = figures(runs) if figures and runs else {}
     parts = [f'<p class="asked">{html.escape(_asked(bench))}</p>']
-    parts += [_bars(runs)] if bench == "detection" and runs else []
-    parts += [_copies(runs)] if bench == "ops" and runs else []
-    parts += [markdown.to_html(text, pictures, f"results of {_title(bench)}")]
+    parts += [drawing for name, drawing in drawn.items() if f"]({name})" not in text]
+    parts += [markdown.to_html(text, drawn, f"results of {_title(bench)}")]
+    parts += [page_samples.samples(runs, kept)]
     return f'<section id="{bench}"><h2>{_title(bench)}</h2>{"".join(parts)}</section>'
-
-
-def _bars(runs: Sequence[Records]) -> str:
-    caption = "AP50 per domain; thin lines are Student's 95 % interval over seeds."
-    return "".join(
-        page.figure(
-            page_plots.svg(page_plots.detection_bars(run), f"detection{i}", caption),
-            caption,
-            "broad",
-        )
-        for i, run in enumerate(runs)
-    )
-
-
-def _copies(runs: Sequence[Records]) -> str:
-    drawn: list[str] = []
-    for i, run in enumerate(runs):
-        for j, (name, made) in enumerate(page_plots.copies(run).items()):
-            title = f"{name}: time in copies against the size of the tensor"
-            drawing = page_plots.svg(made, f"ops{i}x{j}", title)
-            drawn.append(f"<h3>{name}</h3>{page.figure(drawing, '', 'broad')}")
-    return f'{"".join(drawn)}<p class="note">{html.escape(_COPIES)}</p>'
 
 
 def _environment(runs: Runs) -> str:

@@ -1,7 +1,7 @@
 """What do all recorded runs say?   ibnvision report
 
 Rewrites the generated tables of benchmarks/README.md, the picture and report.html beside it from
-benchmarks/results/*.jsonl, and the page of the newest generalization run from its results.json.
+benchmarks/results, and the page of the newest generalization run from its results.json.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import record, record_page, resolution_pictures
+from . import kept_pictures, record, record_page, resolution_pictures
 from .blocks import newest_runs, readme_tables
 from .run_page import write_page
 
@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
         written.append(f"tables      {readme}")
         for run in newest_runs(records, "resolution")[-1:]:
             written.append(f"picture     {resolution_pictures.write(run, readme.parent)}")
-        written.append(f"page        {record_page.write(records, readme.parent)}")
+        page = record_page.write(records, readme.parent, kept_pictures.read(folder))
+        written.append(f"page        {page}")
     pages = sorted(
         filter(_has_page, Path(args.runs).glob("*/results.json")),
         key=lambda path: path.stat().st_mtime,

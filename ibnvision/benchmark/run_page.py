@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ibnvision import data
-
 from . import comparisons, page, record, scores
 
 Results = Mapping[str, Any]
@@ -58,7 +56,7 @@ def page_of(results: Results, folder: Path) -> str:
 
 
 def _picture(path: Path, alt: str) -> str:
-    return page.picture(path.read_bytes(), alt)
+    return page.figure(page.picture(path.read_bytes(), alt), "")
 
 
 def _cards(results: Results) -> str:
@@ -121,28 +119,17 @@ def _dropped(results: Results) -> str:
 
 
 def _legend(results: Results) -> str:
-    names = results["classes"]
-    cells = "".join(
-        f'<span><i style="background: rgb({r}, {g}, {b})"></i>{html.escape(name)}</span>'
-        for name, (r, g, b) in zip(names, data.palette(names).tolist(), strict=True)
-    )
     note = (
         "The first two scenes of every test split, first seed. The number is the row's mIoU on the "
     )
     note += "whole split. Black pixels of a target are not counted."
-    return f'<p class="note">{note}</p><p class="legend">{cells}</p>'
+    return f'<p class="note">{note}</p>{page.legend(results["classes"])}'
 
 
 def _predictions(results: Results, folder: Path) -> str:
-    words = {
-        "source": "source",
-        "target": "unseen",
-        "stress": "stress test",
-        "real": "real frames, unseen",
-    }
     parts = []
     for domain, name in results["pictures"]["predictions"].items():
-        role = words[results["roles"][domain]]
+        role = page.ROLES[results["roles"][domain]]
         parts.append(f"<h3>{html.escape(scores.short(domain))} <span>{role}</span></h3>")
         parts.append(_picture(folder / name, f"predictions on {domain}"))
     return "\n".join(parts)

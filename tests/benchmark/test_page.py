@@ -3,7 +3,7 @@ from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ibnvision.benchmark import BENCHES, blocks, page_plots, record_page, targets
+from ibnvision.benchmark import BENCHES, blocks, page_figures, page_plots, record_page, targets
 
 from .test_detection import records as detection_records
 from .test_resolution import records as resolution_records
@@ -179,8 +179,35 @@ def test_environment_names_run_and_protocol_and_escapes():
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path):
-    first = record_page.write(everything(), tmp_path / "a").read_bytes()
-    assert record_page.write(everything(), tmp_path / "b").read_bytes() == first
+    assert record_page.write(everything(), tmp_path).read_bytes() == whole().encode()
+
+
+def test_what_leads_stands_first_and_can_be_reached_from_anywhere():
+    text = whole()
+    ids = re.findall(r'<(?:section|nav)[^>]*? id="([^"]*)"', text)
+    assert ids[:6] == ["contents", "headline", "tasks", "lost", "won", "open"]
+    assert ids[6:] == [*BENCHES, "environment"]
+    assert re.findall(r'<li><a href="#([^"]*)"', text.split("</nav>")[0]) == ids[1:]
+    assert '<a class="back" href="#contents">' in text
+    assert "All tasks in one table</h2>" in section(text, "tasks")
+
+
+def test_losses_are_not_folded_away():
+    text = whole()
+    assert "<details open>" in section(text, "lost") and "<details>" in section(text, "won")
+
+
+def test_a_figure_stands_where_the_text_shows_it_or_above(monkeypatch):
+    text = section(whole(), "resolution")
+    assert text.index("<svg") > text.index('<p class="asked">') and text.count("<svg") == 1
+    assert "![" not in text
+    seen = {"models": lambda runs: {"a.png": f"<svg>{len(runs)}</svg>"}}
+    monkeypatch.setattr(page_figures, "FIGURES", seen)
+    monkeypatch.setitem(blocks.MAKERS, "models", ("", lambda run: "words"))
+    run = [STUDY | {"bench": "models", "metric": "time"}]
+    assert "?</p><svg>1</svg><p>" in section(record_page.page_of(run), "models")
+    monkeypatch.setitem(blocks.MAKERS, "models", ("", lambda run: "one\n\n![x](a.png)\n\ntwo"))
+    assert "<p>one</p>\n<svg>1</svg>\n<p>two</p>" in section(record_page.page_of(run), "models")
 
 
 def test_detection_bars_say_which_rows_do_not_count():
