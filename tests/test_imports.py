@@ -29,8 +29,7 @@ FLOORS = {
     ),
     "benchmark": (
         "engine tasks models methods layers ops testing metrics data config __init__",
-        "torch numpy matplotlib rich timm accelerate",
-        "torch numpy matplotlib rich timm PIL",
+        "torch numpy matplotlib rich timm accelerate PIL",
     ),
     "cli": ("benchmark engine metrics config data models ops __init__", "rich timm"),
     "run": ("__init__", ""),

@@ -286,7 +286,7 @@ def main(argv: Sequence[str]) -> int:
     text = beside.after(scores.table(results), found, "miou", "mIoU %")
     write(results, found, text, out)
     page = run_page.write_page(out)
-    keep(results, found, args.record)
+    keep(results, found, out, args.record)
     print(f"\n{scores.headline(results)}\n\n{text}\n")
     print(f"{comparisons.table(results['differences'])}\n")
     print(targets.verdict(found))

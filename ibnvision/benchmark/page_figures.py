@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from . import ceilings, page, page_plots, record, resolution_pictures, resolution_scores, roofline
+from . import (
+    ceilings,
+    page,
+    page_plots,
+    record,
+    resolution_pictures,
+    resolution_scores,
+    roofline,
+    scaling_pictures,
+    severity_pictures,
+)
 
 Records = Sequence[record.Record]
 Drawn = Mapping[str, str]  # name -> HTML
@@ -91,6 +101,18 @@ def _models(runs: Sequence[Records]) -> Drawn:
     }
 
 
+def _scaling(runs: Sequence[Records]) -> Drawn:
+    """A figure for each operator and network, with a panel per variable."""
+    found = {}
+    for i, run in enumerate(runs):
+        for j, (name, made) in enumerate(scaling_pictures.figures(run).items()):
+            caption = (
+                f"{name}: time against batch, resolution, channels and threads; dashed: linear."
+            )
+            found[f"scaling{i}x{j}"] = _broad(made, f"scaling{i}x{j}", caption)
+    return found
+
+
 # question -> its figures of the runs that count, of which there is at least one
 FIGURES: dict[str, Callable[[Sequence[Records]], Drawn]] = {
     "detection": above(
@@ -103,6 +125,12 @@ FIGURES: dict[str, Callable[[Sequence[Records]], Drawn]] = {
         resolution_pictures.figure,
         "mIoU, time and memory against the side length of the picture, a line a row.",
     ),
+    "severity": above(
+        "severity",
+        severity_pictures.figure,
+        "Score against severity, mean over corruptions, and against the scale of the pictures.",
+    ),
     "ops": _ops,
     "models": _models,
+    "scaling": _scaling,
 }

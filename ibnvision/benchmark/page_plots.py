@@ -67,7 +67,8 @@ def headline(run: Records) -> Figure | None:
     for r in shown:
         speed = speeds[_norm(r)]
         plain = r["model"] == _norm(r)
-        colour = pictures.COLOURS[_norm(r)] if _norm(r) != scores.BASE else "#667085"
+        colour = pictures.COLOURS.get(_norm(r), pictures.INK)
+        colour = "#667085" if _norm(r) == scores.BASE else colour
         axes.errorbar(
             speed["value"], r["value"],
             xerr=_halves(speed["value"], speed["spread"]["q1"], speed["spread"]["q3"]),
@@ -171,8 +172,14 @@ def detection_bars(run: Records) -> Figure:
 
 def _dress(bars: BarContainer) -> None:
     row = str(bars.get_label())
-    norm = next(n for n in (*detection_scores.NORMS, detection_scores.BASE) if f" {n}" in row)
-    detector = next(i for i, d in enumerate(detection_scores.DETECTORS) if row.startswith(d))
+    known = (*detection_scores.NORMS, detection_scores.JITTER, detection_scores.BASE)
+    norm = next((name for name in known if f" {name}" in row), "")
+    detector = next((i for i, d in enumerate(detection_scores.DETECTORS) if row.startswith(d)), 0)
     hatch = HATCHES[detector] + ("--" if detection_scores.RESTORED in row else "")
     for bar in bars:
-        bar.set(facecolor=pictures.COLOURS[norm], hatch=hatch, edgecolor="white", linewidth=0)
+        bar.set(
+            facecolor=pictures.COLOURS.get(norm, pictures.INK),
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+        )

@@ -48,7 +48,7 @@ def page_of(records: Records, kept: page_samples.Kept = ()) -> str:
         _counts(found),
         _contents(runs),
         _headline(runs["generalization"]),
-        _tasks(blocks.NOTHING),
+        _tasks(blocks.over_tasks_of(records)),
         *(_verdict(side, found, runs) for side in (LOST, WON, OPEN)),
         *(_section(bench, runs[bench], kept) for bench in BENCHES),
         _environment(runs),

@@ -11,6 +11,7 @@ from ibnvision.config import to_dict
 from ibnvision.ops import kernel_report
 
 from . import manifest, record, scores, targets
+from .kept_pictures import DRAWN, keep_pictures
 from .plans import Job, final_scores, fingerprints, roles_of
 from .runs import Outcome, State
 
@@ -106,7 +107,7 @@ def finish(
     a training failed.
     """
     write(results, found, text, out)
-    keep(results, found, args.record)
+    keep(results, found, out, args.record)
     print(f"\n{text}\n\n{targets.verdict(found)}")
     print(f"\ndone in {results['wall_s']:.0f} s")
     for name, place in {"table": out / "table.md", **left}.items():
@@ -114,10 +115,17 @@ def finish(
     return 1 if any(row["failed"] for row in results["rows"]) else 0
 
 
-def keep(results: Mapping[str, Any], found: Sequence[record.Record], file: str | None) -> None:
-    """Append the records to a file, where one is named, with the manifest beside it."""
+def keep(
+    results: Mapping[str, Any], found: Sequence[record.Record], out: Path, file: str | None
+) -> None:
+    """Append the records to a file, where one is named, with the manifest and those of the pictures
+    of the folder `out` that may be passed on beside it.
+    """
     if file:
-        manifest.keep(results["manifest"], results["environment"]["bench"], Path(file))
+        bench = results["environment"]["bench"]
+        manifest.keep(results["manifest"], bench, Path(file))
+        if bench in DRAWN:
+            keep_pictures(results, found, out / "pictures", file)
         record.append(Path(file), found)
 
 

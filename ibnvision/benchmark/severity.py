@@ -249,7 +249,7 @@ def main(argv: Sequence[str]) -> int:
     text = severity_tables.block(records)
     run_results.write(results, records, text, out)
     picture = severity_pictures.write(records, out)
-    run_results.keep(results, records, args.record)
+    run_results.keep(results, records, out, args.record)
     print(f"\n{text}\n\ndone in {results['wall_s']:.0f} s", file=sys.stdout)
     print(f"table       {out / 'table.md'}\npicture     {picture}")
     return 0

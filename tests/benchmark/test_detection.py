@@ -250,6 +250,7 @@ def test_main_leaves_its_files(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(plans.Job, "command", command)
     monkeypatch.setattr(beside, "of_study", lambda *args: beside.NOTHING)
+    monkeypatch.setattr(run_results, "keep_pictures", lambda *args: [])
     monkeypatch.setattr(detection_restored, "load_trained", lambda weights: None)
     monkeypatch.setattr(detection_pictures, "save_png", lambda picture, path: None)
     monkeypatch.setattr(detection_pictures, "detections", lambda trained, domain: None)
