@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import kept_pictures, record, record_page, resolution_pictures
+from . import kept_pictures, merging, record, record_page, resolution_pictures
 from .blocks import newest_runs, readme_tables
 from .run_page import write_page
 
@@ -49,7 +49,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--runs", default="runs", help="where the newest results.json is looked for"
     )
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        metavar="FILE",
+        help="only print one table of the studies in these files of records, of one protocol",
+    )
     args = parser.parse_args(argv)
+    if args.merge:
+        print(merging.merged(list(map(Path, args.merge))))
+        return 0
     readme, folder, written = Path(args.readme), Path(args.results), []
     if readme.is_file() and folder.is_dir():
         records = record.read_folder(folder)

@@ -1,6 +1,6 @@
 import pytest
 
-from ibnvision.benchmark import manifest, merging, record
+from ibnvision.benchmark import manifest, merging, record, report
 
 COMMON = {"bench": "detection", "quick": True, "metric": "ap50", "unit": "%", "not_converged": ""}
 
@@ -60,3 +60,9 @@ def test_files_without_a_study_are_an_error(tmp_path):
     path = study(tmp_path / "a.jsonl", {"BN": [(1, 2)]}, bench="ops")
     with pytest.raises(ValueError, match="must hold records of generalization, detection"):
         merging.merged([path])
+
+
+def test_the_report_prints_the_merged_table(tmp_path, capsys):
+    path = study(tmp_path / "a.jsonl", {"BN": [(70, 20)]})
+    assert report.main(["--merge", str(path)]) == 0
+    assert "fog 20.0" in capsys.readouterr().out and list(tmp_path.iterdir()) == [path]
