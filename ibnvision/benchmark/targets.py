@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import dehazing_scores, measure, record, resolution_scores
+from . import all_tasks, dehazing_scores, measure, record, resolution_scores
 from .op_rows import OPS
 
 Records = Sequence[record.Record]
@@ -331,6 +331,12 @@ def _resolution_targets() -> Iterable[Target]:
     yield Target("resolution", all_, bar, False, unit, stored(all_))
 
 
+def _suite_targets() -> Iterable[Target]:
+    text = "quick preset of all tasks, two cores"
+    value = stored(all_tasks.WHOLE, preset="quick")
+    yield Target("all_tasks", text, 30 * 60, False, "s", value)
+
+
 TARGETS = (
     *_cpu_targets(),
     *_restoration_targets(),
@@ -340,6 +346,7 @@ TARGETS = (
     *_generalization_targets(),
     *_dehazing_targets(),
     *_resolution_targets(),
+    *_suite_targets(),
 )
 
 
