@@ -12,7 +12,7 @@ from ibnvision.engine.pictures import save_png
 from ibnvision.engine.predict import Trained
 from ibnvision.tasks import TASKS
 
-from . import detection_restored, pictures
+from . import detection_restored, page_plots, pictures
 from .detection_scores import AP50, NOT_CONVERGED
 from .plans import Row, dataset_of
 
@@ -30,7 +30,7 @@ def write(
     shown = {
         f"{row} ({NOT_CONVERGED})" if why[row] else row: cells for row, cells in summary.items()
     }
-    figure = pictures.score_bars(shown, results["roles"], "AP50 %")
+    figure = page_plots.dressed(pictures.score_bars(shown, results["roles"], "AP50 %"))
     names: dict[str, Any] = {"scores": "scores.png", "detections": {}}
     pictures.save(figure, folder / names["scores"])
     for row in results["rows"]:

@@ -147,10 +147,7 @@ def _mib(r: Mapping[str, Any]) -> float:
 
 
 def detection_bars(run: Records) -> Figure:
-    """AP50 per domain and row, with half of Student's interval where there is one.
-
-    Colours are the norms, hatches the detectors and what stands in front of them.
-    """
+    """AP50 per domain and row, with half of Student's interval where there is one; see dressed."""
     found = [r for r in run if r["metric"] == detection_scores.AP50]
     summary: scores.Summary = {}
     for r in found:
@@ -158,7 +155,14 @@ def detection_bars(run: Records) -> Figure:
         name = r["model"] + (f" ({detection_scores.NOT_CONVERGED})" if r["not_converged"] else "")
         summary.setdefault(name, {})[r["column"]] = {"mean": r["value"], "std": half}
     roles = {r["column"]: r["role"] for r in found if r["role"] in ("target", "stress", "real")}
-    made = pictures.score_bars(summary, roles, "AP50 %")
+    return dressed(pictures.score_bars(summary, roles, "AP50 %"))
+
+
+def dressed(made: Figure) -> Figure:
+    """Bars of detectors: colours are the norms, hatches the detectors and what stands before them.
+
+    made: of `pictures.score_bars`; changed in place.
+    """
     axes = made.axes[0]
     for bars in axes.containers:
         if isinstance(bars, BarContainer):
