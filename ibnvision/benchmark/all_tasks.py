@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from . import over_tasks, record
+from . import all_page, over_tasks, record
 
 STUDIES = {  # task -> question, in the order in which they run
     "segmentation": "generalization",
@@ -57,8 +57,13 @@ def main(argv: Sequence[str]) -> int:
         record.append(Path(args.record), mine)
     text = over_tasks.of_runs({bench: [run] for bench, run in runs.items() if run})
     record.replace_file(out / "table.md", text + "\n")
+    few = " Two seeds and short trainings: nothing is to be concluded." * (args.preset == "quick")
+    words = [f"How well networks trained on one domain read others, preset {args.preset}.{few}"]
+    folders = {task: out / bench for task, bench in STUDIES.items()}
+    record.replace_file(out / "report.html", all_page.page_of(text, folders, words))
     print(f"\n{text}\n\ndone in {time.perf_counter() - begin:.0f} s")
     print(f"table       {out / 'table.md'}")
+    print(f"report      {out / 'report.html'}")
     return status
 
 

@@ -27,7 +27,10 @@ def called(monkeypatch):
             record.append(folder / "records.jsonl", found_here)
             rows = [{"runs": [{"reused": reused}]}]
             (folder / "results.json").write_text(json.dumps({"rows": rows}))
+            (folder / "table.md").write_text(f"the words of {bench}")
             if bench == "dehazing":
+                (folder / "pictures").mkdir()
+                (folder / "pictures" / "panels_haze.png").write_bytes(b"a picture")
                 (folder / "dehazer.pt").write_text("weights")
             return status
 
@@ -53,6 +56,9 @@ def test_every_study_runs_with_its_arguments_and_one_table_is_left(called, tmp_p
     assert found["generalization"][-2:] == ["--minutes", "0"]
     assert found["detection"][-2:] == ["--restorer", str(out / "dehazing" / "dehazer.pt")]
     assert "| BN " in (out / "table.md").read_text()
+    page = (out / "report.html").read_text()
+    assert "the words of dehazing" in page and page.count("data:image/png") == 1
+    assert 'id="tasks"' in page and "nothing is to be concluded" in page
     told = {(r["metric"], r.get("model")) for r in record.read(kept)}
     assert told == {("all tasks", None), *(("study", task) for task in all_tasks.STUDIES)}
     assert len(record.read(out / "records.jsonl")) == 4 * 3 + 5
