@@ -31,9 +31,8 @@ def _study(task: str, folder: Path) -> str:
     text = folder / "table.md"
     if not text.is_file():
         return ""
-    found = [
-        path for name in SHOWN for path in folder.rglob(name) if path.parent.name != "overlays"
-    ]
+    places = [place / name for name in SHOWN for place in (folder, folder / "pictures")]
+    found = [path for path in places if path.is_file()]
     drawn = "".join(
         page.figure(page.picture(path.read_bytes(), f"{task}: {path.stem}"), "", "broad")
         for path in found
