@@ -96,10 +96,10 @@ def truth(inputs: dict[str, Tensor | None]) -> dict[str, Tensor]:
     return results
 
 
-def check(target: Any, case: Case) -> None:
+def check(target: Any, case: Case, schedules: int | None = None) -> None:
     """Run a case and compare every output with the truth, gradients by their size.
 
-    The target's other schedules must give the same bits.
+    The target's other schedules, or the first of them, must give the same bits.
     """
     inputs = draw(case)
     outputs, expected = run(target, case, inputs), truth(inputs)
@@ -107,7 +107,7 @@ def check(target: Any, case: Case) -> None:
     for name, actual in outputs.items():
         scale = max(1.0, float(expected[name].abs().max()))
         assert_close(actual / scale, expected[name] / scale)
-    for schedule in target.schedules[1:]:
+    for schedule in target.schedules[1:schedules]:
         again = run(target, case, inputs, schedule)
         for name, value in outputs.items():
             assert torch.equal(value, again[name]), (name, schedule)
@@ -126,10 +126,11 @@ def all_cases() -> list[Case]:
         Case(shape=(1, 40, 9, 17), kind="mixup"),  # two slabs of pixels, three groups of planes
         Case(shape=(1, 8, 20, 12)),  # aligned pixels, several chunks of them
         Case(shape=(1, 8, 9, 10), misaligned=True),
-        Case(shape=(1, 1, 70, 66)),  # several chunks of planes
     ]
     for case in plain:
         for dtype in (torch.float32, torch.bfloat16):
             cases.append(replace(case, dtype=dtype))
             cases.append(replace(case, dtype=dtype, channels_last=True))
+    large = Case(shape=(1, 1, 70, 66))  # several chunks of planes
+    cases += [large, replace(large, dtype=torch.bfloat16)]
     return list(dict.fromkeys(cases))

@@ -37,3 +37,8 @@ def assert_caught(
     broken = target_of(op, defect.checks, kernels=kernels, defect=planted)
     with pytest.raises((AssertionError, RuntimeError), match=defect.reason):
         check(broken, defect.case)
+
+
+def sound_target(target_of: Callable[..., Any], op: str, checks: str, kernels: Path) -> Any:
+    """The source with nothing planted; where addresses are checked, what is built for all cases."""
+    return target_of(op, checks, kernels=kernels if checks == "races" else None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from content_guided_attention_cases import Case, all_cases, check
-from planted import NUMBERS, OVERFLOW, Defect, assert_caught, parameters
+from planted import NUMBERS, OVERFLOW, Defect, assert_caught, parameters, sound_target
 
 OP = "content_guided_attention"
 FLOAT32 = Path(__file__).parent / f"{OP}_float32.cpp"
@@ -25,7 +25,7 @@ def target(request: pytest.FixtureRequest, target_of: Callable[..., Any]) -> Any
 
 @pytest.mark.parametrize("case", all_cases(), ids=str)
 def test_kernels_equal_the_definition(target: Any, case: Case) -> None:
-    check(target, case)
+    check(target, case, schedules=2)
 
 
 RACE = rf"race on shared memory: thread .* at {OP}_\w+.cuh:\d+, .* at {OP}_\w+.cuh:\d+"
@@ -94,4 +94,5 @@ def test_a_planted_defect_is_caught(target_of: Callable[..., Any], name: str) ->
 
 @pytest.mark.parametrize("name", parameters(DEFECTS, SLOW))
 def test_the_sound_source_passes_the_same_check(target_of: Callable[..., Any], name: str) -> None:
-    check(target_of(OP, DEFECTS[name].checks, kernels=FLOAT32), DEFECTS[name].case)
+    defect = DEFECTS[name]
+    check(sound_target(target_of, OP, defect.checks, FLOAT32), defect.case)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ibn_norm_cases import Case, check
-from planted import NUMBERS, OVERFLOW, Defect, assert_caught, parameters
+from planted import NUMBERS, OVERFLOW, Defect, assert_caught, parameters, sound_target
 
 COMMON, MATH, PLANES, ROWS, MERGE, KERNELS = (
     "cuda_common.cuh",
@@ -92,4 +92,5 @@ def test_a_planted_defect_is_caught(target_of: Callable[..., Any], name: str) ->
 
 @pytest.mark.parametrize("name", parameters(DEFECTS, SLOW))
 def test_the_sound_source_passes_the_same_check(target_of: Callable[..., Any], name: str) -> None:
-    check(target_of("ibn_norm", DEFECTS[name].checks, kernels=FLOAT32), DEFECTS[name].case)
+    defect = DEFECTS[name]
+    check(sound_target(target_of, "ibn_norm", defect.checks, FLOAT32), defect.case)
