@@ -1,8 +1,8 @@
-"""Build for the present device, then run stages, each with a time limit and a file of its own.
+"""Build for the present device, then run stages, each with a time limit.
 
-Files in DIR, appended to: tests, sanitize, ops, attention, models, restoration, segmentation,
-detector and profile .jsonl, and log.txt. A machine may hold one stage only, so each can be run
-alone; a build of the same sources is used again.
+Files in DIR, appended to: tests, sanitize, ops, attention, models (of the stages models and table),
+scaling, restoration, segmentation, detector and profile .jsonl, and log.txt. A machine may hold one
+stage only, so each can be run alone; a build of the same sources is used again.
 """
 
 import argparse
@@ -30,9 +30,12 @@ STAGES = {"build+test": "tests"} | {
         "restoration",
         "segmentation",
         "detector",
+        "scaling",
         "profile",
     )
 }  # stage -> file
+STAGES["table"] = "models"  # last: it takes longest, and the others judge the bars
+BENCHES = ("attention", "models", "restoration", "segmentation", "detector", "scaling")
 SOURCES = ("csrc", "ibnvision", "configs", "setup.py", "CMakeLists.txt", "pyproject.toml")
 LIMIT_S, BUILD_LIMIT_S, TIMED_OUT = 540, 180, 124
 COMPILE_MINUTES = 5  # torch.compile of what starts later would cost the kernels their numbers
@@ -123,8 +126,11 @@ def command_of(stage: str, args: argparse.Namespace, build_s: float) -> list[str
     """The process that runs a stage and appends to its file."""
     common = ["--device", args.device, "--out", str(args.out / f"{STAGES[stage]}.jsonl")]
     common += ["--commit", args.commit] + ["--quick"] * args.quick
-    if stage in ("attention", "models", "restoration", "segmentation", "detector"):
+    if stage in BENCHES:
         return [sys.executable, "-P", "-m", "ibnvision", "benchmark", stage, *common]
+    if stage == "table":
+        what = ["models", "--what", "table", "--compile-minutes", str(COMPILE_MINUTES)]
+        return [sys.executable, "-P", "-m", "ibnvision", "benchmark", *what, *common]
     if stage == "ops":
         limits = ["--compile-minutes", str(COMPILE_MINUTES)]
         return [sys.executable, "-P", "-m", "ibnvision", "benchmark", "ops", *common, *limits]

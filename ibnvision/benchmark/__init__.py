@@ -1,7 +1,7 @@
 """Benchmarks: one file, one question. Each has `main(argv)`, run by `ibnvision benchmark NAME`."""
 
-# the questions, whose records stand in NAME.jsonl; other tools keep their own lines beside these;
-# in a reader's order: what generalizes, then what it costs
+# the questions, whose records stand in NAME.jsonl, in a reader's order: what generalizes, then
+# what it costs
 BENCHES = (
     "generalization",
     "detection",
@@ -19,3 +19,5 @@ BENCHES = (
     "corruptions",
     "lambda_converter",
 )
+# what other tools record beside these, for the table of targets
+TOOLS = ("checks", "emulator")

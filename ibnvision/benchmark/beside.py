@@ -17,7 +17,7 @@ from . import (
     selector_table,
     selectors,
 )
-from .plans import Job, final_scores, roles_of
+from .plans import Job, roles_of
 
 Records = Sequence[record.Record]
 COLUMNS = (scores.SOURCE, scores.WORST, scores.MEAN)  # of selectors and calibration, that are kept
@@ -31,6 +31,7 @@ def of_study(
     pairs: Callable[[Sequence[str]], list[tuple[str, str]]],
     repeats: int,
     say: Callable[[str], None],
+    more: Sequence[by_image.Again] = (),
 ) -> dict[str, Any]:
     """`records`, and by row and column the `intervals` over images, of scores and of `differences`.
 
@@ -39,6 +40,7 @@ def of_study(
         field: of the metric, whose score is redrawn.
         pairs: from names of rows to the (row, rival) that are compared.
         repeats: interleaved repetitions of what is timed.
+        more: rows that train nothing, a run each.
     """
     if not jobs:
         return NOTHING
@@ -46,15 +48,16 @@ def of_study(
     say("score of each image")
     stats: dict[str, dict[int, Any]] = {}
     found: dict[str, dict[int, Any]] = {}
-    for job in jobs:
-        stats.setdefault(job.row.name, {})[job.seed] = by_image.of_job(job, list(roles), say)
-        found.setdefault(job.row.name, {})[job.seed] = final_scores(job)
+    for run in [*map(by_image.as_trained, jobs), *more]:
+        stats.setdefault(run.row, {})[run.job.seed] = by_image.of_run(run, list(roles), say)
+        found.setdefault(run.row, {})[run.job.seed] = run.logged
     drawn = redraws.redraw(stats, roles, field)
     apart = redraws.difference_intervals(drawn, pairs(list(stats)))
     say("speed and memory of each row")
     cells = [*selectors.records(jobs), *calibration.calibration_cells(found, roles)]
+    costs = row_costs.records(jobs, repeats, more)
     return {
-        "records": [r for r in cells if r["column"] in COLUMNS] + row_costs.records(jobs, repeats),
+        "records": [r for r in cells if r["column"] in COLUMNS] + costs,
         "intervals": redraws.intervals(drawn),
         "differences": [[row, rival, cells] for (row, rival), cells in apart.items()],
     }

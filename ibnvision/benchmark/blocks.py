@@ -19,7 +19,7 @@ from . import (
     op_tables,
     over_tasks,
     record,
-    resolution_scores,
+    resolution_images,
     restoration,
     scaling_tables,
     scores,
@@ -126,6 +126,6 @@ MAKERS: dict[str, tuple[str, Callable[[Records], str]]] = {
     "dehazing": ("", _dehazing),
     "detection": ("", _detection),
     "corruptions": ("", corruptions.tables),
-    "resolution": ("", resolution_scores.block),
+    "resolution": ("", resolution_images.after),
     "severity": ("study", severity_tables.block),
 }

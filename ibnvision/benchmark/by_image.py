@@ -7,7 +7,8 @@ the set and how the task looks at an image. Where the key is another one, it is 
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,42 @@ from ibnvision.data.paired import digest as digest_of_file
 from ibnvision.engine import sets
 from ibnvision.engine.checkpoint import write_atomic
 from ibnvision.engine.evaluation import send_to_device
-from ibnvision.engine.predict import load_trained
+from ibnvision.engine.predict import Trained, load_trained
 from ibnvision.engine.processes import start
 from ibnvision.metrics import by_image
 from ibnvision.metrics.by_image import Statistics
 
-from .plans import Job, dataset_of, digest, final_scores
+from .plans import Job, dataset_of, digest, final_scores, slug
 
 FOLDER = "by_image"
 FORMAT = 1  # of the files; another one is measured anew
 TOLERANCE = 1e-3  # points between the score of the images and the one in the run's log
 
 
-def of_job(
-    job: Job, domains: Sequence[str], say: Callable[[str], None] = print
+@dataclass(frozen=True)
+class Again:
+    """A row that trains nothing: finished runs, measured once more with something beside them.
+
+    row: its name. job: the run of this seed. made_of: what stands beside the network, as a hash or
+    other plain values. load: the network of both, ready to evaluate. logged: domain -> the metric's
+    fields of it over each whole set.
+    """
+
+    row: str
+    job: Job
+    made_of: Any
+    load: Callable[[], Trained]
+    logged: Mapping[str, Mapping[str, Any]]
+
+
+def as_trained(job: Job) -> Again:
+    """A finished run as its own row."""
+    weights = job.folder / "last.pt"
+    return Again(job.row.name, job, None, lambda: load_trained(weights), final_scores(job) or {})
+
+
+def of_run(
+    again: Again, domains: Sequence[str], say: Callable[[str], None] = print
 ) -> dict[str, Statistics]:
     """Domain -> statistics of its test split under the last checkpoint of a finished run.
 
@@ -43,26 +66,28 @@ def of_job(
     Raises: FileNotFoundError where the run has no checkpoint; ValueError where a domain is not in
     its log, or stands there at another score: weights and log do not belong together.
     """
-    weights, logged = job.folder / "last.pt", final_scores(job) or {}
+    job, weights = again.job, again.job.folder / "last.pt"
     if not weights.is_file():
         raise FileNotFoundError(f"job must be a finished run, there is no {weights}")
     task, sha256 = engine.find_task(job.cfg), digest_of_file(weights)
+    beside = [again.made_of] if again.made_of is not None else []
+    folder = job.folder / FOLDER / (slug(again.row) if beside else "")
     trained, found = None, {}
     for domain in domains:
-        if domain not in logged:
+        if domain not in again.logged:
             raise ValueError(f"domains must be in the log of {job.folder}, got {domain!r}")
         fingerprint = dataset_of(job.cfg, domain, "test").fingerprint()
-        key = digest(FORMAT, sha256, fingerprint, task.facts(job.cfg))
-        path = job.folder / FOLDER / f"{domain.replace(':', '_')}.npz"
-        kept = _read(path, key)
+        key = digest(FORMAT, sha256, fingerprint, task.facts(job.cfg), *beside)
+        path = folder / f"{domain.replace(':', '_')}.npz"
+        kept = read(path, key)
         new = kept is None
         if kept is None:
-            trained = trained or load_trained(weights)
+            trained = trained or again.load()
             kept = measured(job.cfg, trained.model, domain, trained.classes)
-        _check(job, domain, kept, task.score, logged[domain][task.score])
+        _check(job, domain, kept, task.score, again.logged[domain][task.score])
         if new:
-            _write(path, key, kept)
-            say(f"{job.cfg.name}, {domain}: {int(kept['images'])} images one by one")
+            write(path, key, kept)
+            say(f"{again.row}, seed {job.seed}, {domain}: {int(kept['images'])} images one by one")
         found[domain] = kept
     return found
 
@@ -110,14 +135,15 @@ def _check(job: Job, domain: str, found: Statistics, field: str, logged: float |
         )
 
 
-def _write(path: Path, key: str, found: Statistics) -> None:
+def write(path: Path, key: str, found: Statistics) -> None:
+    """Keep what `read` finds under the same key."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, key=np.array(key), **found)  # type: ignore[arg-type]
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
 
 
-def _read(path: Path, key: str) -> Statistics | None:
+def read(path: Path, key: str) -> Statistics | None:
     """What a file holds; None where it is missing, damaged or of another key."""
     try:
         with np.load(path) as file:

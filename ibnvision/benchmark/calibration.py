@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from . import record, scores
-from .resolution_scores import cell
+from .measure import cell
 from .run_results import Found
 
 METRIC = "ECE"

@@ -181,7 +181,10 @@ def main(argv: Sequence[str]) -> int:
     say("rows without training, and the gate")
     results = collect(jobs, outcome, state, config_name, common)
     repeats = 3 if common["quick"] else 7
-    results["beside"] = beside.of_study(outcome.done, "psnr_rgb_db", words.pairs, repeats, say)
+    more = dehazing_rows.again(outcome.done, results["gated"])
+    results["beside"] = beside.of_study(
+        outcome.done, "psnr_rgb_db", words.pairs, repeats, say, more
+    )
     dehazer = leave_weights(results, (words.FULL,), out / "dehazer.pt")
     if dehazer:
         results["pictures"] = pictures.write(dehazer, out / "pictures")

@@ -1,22 +1,24 @@
 """What the dehazing benchmark measures itself: rows without training, and the gate of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ibnvision.config import Config
 from ibnvision.engine import build_model
 from ibnvision.engine.gate import find_gate
-from ibnvision.engine.predict import load_trained
+from ibnvision.engine.predict import Trained, load_trained
 from ibnvision.methods import dark_channel
+from ibnvision.methods.gate import Gate
 from ibnvision.metrics import RestorationMetric, psnr
 
-from .dehazing_scores import IDENTITY, PRIOR, TUNED_PRIOR
-from .plans import dataset_of
+from .by_image import Again
+from .dehazing_scores import FULL, GATED, IDENTITY, PRIOR, TUNED_PRIOR
+from .plans import Job, dataset_of
 
 Restore = Callable[[Tensor], Tensor]
 Found = dict[str, dict[str, Any]]
@@ -67,6 +69,35 @@ def measured(
             metric.update(restore(item["image"][None]), item["target"][None])
         found[domain] = metric.compute()
     return found
+
+
+class Gated(nn.Module):
+    """A restoration network behind its identity gate, each image by itself."""
+
+    def __init__(self, network: nn.Module, gate: Gate) -> None:
+        super().__init__()
+        self.network, self.gate = network, gate
+
+    def restore(self, images: Tensor) -> Tensor:
+        """images: [N, 3, H, W] in [0, 1]."""
+        act: Any = self.network.restore
+        return torch.cat([self.gate.restore(image[None], act) for image in images])
+
+
+def again(jobs: Sequence[Job], found: Mapping[int, Found]) -> list[Again]:
+    """Runs behind their gates, for what is measured beside the scores; found: seed -> `gated`."""
+
+    def load(weights: Path) -> Trained:
+        trained, gate = load_trained(weights), find_gate(weights)
+        assert gate is not None
+        model: Any = trained.model
+        return trained._replace(model=Gated(model.fuse(), gate))
+
+    return [
+        Again(GATED, job, "gate", partial(load, job.folder / "last.pt"), found[job.seed])
+        for job in jobs
+        if job.row.name == FULL and job.seed in found
+    ]
 
 
 @torch.no_grad()

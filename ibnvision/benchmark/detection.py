@@ -185,7 +185,9 @@ def main(argv: Sequence[str]) -> int:
         measured["rows"] = restored.rows(measured["rows"], table, domains, say)
     results = collect(jobs, measured, facts)
     repeats = 3 if common["quick"] else 7
-    results["beside"] = beside.of_study(outcome.done, "ap50_pct", words.pairs, repeats, say)
+    done = outcome.done
+    more = restored.again(measured["rows"], done, table, facts["sha256"]) if table and facts else []
+    results["beside"] = beside.of_study(done, "ap50_pct", words.pairs, repeats, say, more)
     say("pictures")
     results["pictures"] = pictures.write(results, out / "pictures", table)
     detector = leave_weights(results, preferred(results), out / "detector.pt")

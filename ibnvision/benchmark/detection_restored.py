@@ -5,6 +5,7 @@ detector, which never saw a restored image, is measured on the same sets as befo
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ibnvision.engine.state import resolved
 from ibnvision.tasks.detection_network import restorer_in_front
 
 from . import detection_scores as words
+from .by_image import Again
+from .plans import Job
 
 Restorer = dict[str, Any]  # the table model_args.restorer of a config, with its weights as `state`
 
@@ -65,3 +68,19 @@ def rows(
             say(f"{name}, seed {run['seed']}: measured")
         added.append({"name": name, "command": row["command"], "runs": runs, "failed": {}})
     return [*measured, *added]
+
+
+def again(
+    measured: Sequence[dict[str, Any]], jobs: Sequence[Job], restorer: Restorer, sha256: str
+) -> list[Again]:
+    """The restored runs of `rows`, for what is measured beside the scores.
+
+    jobs: the trainings that ended. sha256: of the restorer's file.
+    """
+    by_folder = {str(job.folder): job for job in jobs}
+    return [
+        Again(row["name"], by_folder[run["folder"]], sha256, partial(trained, run, restorer), found)
+        for row in measured
+        for run in row["runs"]
+        if run.get("restored") and (found := run["found"])
+    ]

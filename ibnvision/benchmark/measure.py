@@ -256,3 +256,13 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     half = t_quantile(count - 1, (1 + level) / 2) * float(np.std(values, ddof=1)) / math.sqrt(count)
     mean = float(np.mean(values))
     return mean - half, mean + half
+
+
+def cell(values: Mapping[int, float]) -> dict[str, Any]:
+    """Mean, population deviation, count, values by seed, and from three seeds the interval."""
+    plain = list(values.values())
+    mean, std = mean_std(plain)
+    found: dict[str, Any] = {"value": mean, "std": std, "n": len(plain)}
+    found["values"] = {str(seed): value for seed, value in values.items()}
+    interval = t_interval(plain)
+    return found | (dict(zip(("low", "high"), interval, strict=True)) if interval else {})

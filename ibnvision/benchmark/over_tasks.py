@@ -66,13 +66,13 @@ def groups_of(bench: str, run: Records) -> list[Group]:
     costs = {(r["model"], r["metric"]): r["value"] for r in run if _is_cost(r)}
     parts = {"": found}
     if bench == "resolution":
-        parts = {p: _by_scale(found, p) for p in resolution_scores.PROBES}
+        parts = {p: _by_scale(run, p) for p in resolution_scores.PROBES}
     return [
         Group(
             title=", ".join(filter(None, [task, part, run[0].get("backbone", ""), unit])),
             protocol=run[0].get("protocol", ""),
             cells={(r["model"], r["column"]): r for r in cells},
-            costs=costs | _ece(run),
+            costs=costs | _ece(run, part),
             lost={r["model"]: r["not_converged"] for r in cells if r.get("not_converged")},
             targets=list(dict.fromkeys(r["column"] for r in cells if r["role"] == "target")),
             digits=digits,
@@ -92,25 +92,21 @@ def _is_cost(r: Mapping[str, Any]) -> bool:
     )
 
 
-def _ece(run: Records) -> dict[tuple[str, str], float]:
-    found = [r for r in run if r["metric"] == ECE]
+def _ece(run: Records, probe: str) -> dict[tuple[str, str], float]:
+    found = [r for r in run if r["metric"] == ECE and r.get("probe", "") == probe]
     return {(r["model"], f"{ECE}, {r['column']}"): r["value"] for r in found}
 
 
 def _by_scale(found: Records, probe: str) -> list[record.Record]:
     """Cells as of a study whose source is the trained size and whose targets are larger ones."""
-    mine = [r for r in found if r["probe"] == probe]
-    roles = {f"{r['scale']}x": "source" if r["scale"] == 1 else "target" for r in mine}
-    runs: dict[str, dict[int, dict[str, float]]] = {}
-    for r in mine:
-        for seed, value in r["values"].items():
-            runs.setdefault(r["model"], {}).setdefault(int(seed), {})[f"{r['scale']}x"] = value
-    return [
-        {"model": row, "column": column, "role": roles.get(column, "derived"), **cell}
-        | {"value": cell["mean"]}
-        for row, columns in scores.summarize(runs, roles).items()
-        for column, cell in columns.items()
-    ]
+    cells = []
+    for r in (r for r in found if r.get("probe") == probe):
+        if r["metric"] == resolution_scores.OVER_SIZES:
+            cells.append(r)
+        elif r["metric"] == resolution_scores.MIOU:
+            role = "source" if r["scale"] == 1 else "target"
+            cells.append(r | {"column": resolution_scores.column(r["scale"]), "role": role})
+    return cells
 
 
 def _block(group: Group) -> str:

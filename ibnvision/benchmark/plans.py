@@ -28,7 +28,12 @@ class Row:
     @property
     def key(self) -> str:
         """Its name as part of a file's."""
-        return re.sub("[^a-z0-9]+", "_", self.name.lower()).strip("_")
+        return slug(self.name)
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's."""
+    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def read_row(path: Path) -> Row:

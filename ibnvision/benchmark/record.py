@@ -15,7 +15,7 @@ import torch
 
 from ibnvision import __version__
 
-from . import BENCHES, measure
+from . import BENCHES, TOOLS, measure
 
 Record = dict[str, Any]
 
@@ -189,8 +189,8 @@ def parse_lines(text: str, source: str) -> list[Record]:
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """The records of the benchmarks' own files in a folder, oldest run first."""
-    paths = [folder / f"{bench}.jsonl" for bench in BENCHES]
+    """The records of the benchmarks' and tools' own files in a folder, oldest run first."""
+    paths = [folder / f"{bench}.jsonl" for bench in (*BENCHES, *TOOLS)]
     records = [r for path in paths if path.is_file() for r in read(path)]
     return sorted(records, key=lambda r: r["run"])
 

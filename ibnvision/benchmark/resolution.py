@@ -4,7 +4,7 @@ A small ViT with a class token and four registers, trained on one size, labels p
 four times its height and width: with dense attention, with a window alone, and with the Lambda
 shape, in networks that share their weights. Every training and seed is a process of its own, with
 one thread. A restart reuses finished runs and scores and goes on with the others. Leaves
-results.json, table.md, resolution.png, records.jsonl, scores.jsonl and the runs.
+results.json, table.md, resolution.png, records.jsonl and the runs.
 """
 
 import dataclasses
@@ -17,8 +17,19 @@ from typing import Any
 import torch
 
 from ibnvision import config
+from ibnvision.metrics import by_image
+from ibnvision.metrics.by_image import Statistics
 
-from . import dry_run, manifest, record, resolution_pictures, resolution_rows, run_arguments
+from . import (
+    dry_run,
+    manifest,
+    measure,
+    record,
+    resolution_images,
+    resolution_pictures,
+    resolution_rows,
+    run_arguments,
+)
 from . import resolution_scores as words
 from .plans import Job, Row, plan_rows
 from .resolution_rows import Scores, View
@@ -117,10 +128,15 @@ def collect(
     """results.json: everything that tables, plot and records are made from."""
     results = results_of(jobs, outcome, state, config_name, common, SELECTION)
     values: dict[str, dict[str, dict[int, list[float]]]] = {view.name: {} for view in VIEWS}
+    stats: dict[str, dict[str, dict[int, dict[str, Statistics]]]] = {}
     for job in sorted(outcome.done, key=jobs.index):
         for view in (v for v in VIEWS if v.trained == job.row.name):
             for probe, row in scores.of(job, view).items():
-                values[view.name].setdefault(probe, {})[job.seed] = row
+                values[view.name].setdefault(probe, {})[job.seed] = [
+                    by_image.whole(one, resolution_rows.FIELD) for one in row
+                ]
+                sizes = dict(zip(map(words.size, words.SCALES), row, strict=True))
+                stats.setdefault(probe, {}).setdefault(view.name, {})[job.seed] = sizes
     weights = {
         row["name"]: Path(row["runs"][0]["folder"]) / "last.pt"
         for row in results["rows"]
@@ -140,6 +156,7 @@ def collect(
         "parameters": {n: sum(p.numel() for p in m.parameters()) for n, m in trained.items()},
         "steps": {job.row.name: job.cfg.steps for job in jobs},
         "scores": {name: found for name, found in values.items() if found},
+        "beside": {probe: resolution_images.of_probe(of, PAIRS) for probe, of in stats.items()},
         "costs": list(resolution_rows.costs(networks, scores, REPEATS)),
     }
 
@@ -157,7 +174,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
         for probe, by_seed in probes.items():
             for place, scale in enumerate(words.SCALES):
                 head = {"metric": words.MIOU, "unit": "% mIoU", "probe": probe, "scale": scale}
-                cell = words.cell({int(seed): row[place] for seed, row in by_seed.items()})
+                cell = measure.cell({int(seed): row[place] for seed, row in by_seed.items()})
                 found.append(head | _head(views[name]) | cell)
     for row, rival in PAIRS:
         for probe in words.PROBES:
@@ -167,7 +184,8 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
                 if both:
                     head = {"metric": words.DIFFERENCE, "rival": rival, "unit": "mIoU points"}
                     head |= {"probe": probe, "scale": scale} | _head(views[row])
-                    found.append(head | words.cell(both))
+                    found.append(head | measure.cell(both))
+    found = resolution_images.merged(found, results["beside"])
     for cost in results["costs"]:
         head = _head(views[cost["view"]]) | {"scale": cost["scale"], "n": cost["n"]}
         spread = {key: 1e3 * value for key, value in cost["spread"].items()}
@@ -183,7 +201,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             found.append(head | {"steps": results["steps"][name]})
         spent = {run["seed"]: run["cpu_s"] / 60 for run in row["runs"] if run["cpu_s"]}
         head = {"metric": words.TRAINING, "model": name, "unit": "min"}
-        found += [head | words.cell(spent)] if spent else []
+        found += [head | measure.cell(spent)] if spent else []
     found += [{"metric": k, "value": v, "n": 1} for k, v in words.judged(found).items()]
     return [common | fields for fields in found]
 
@@ -214,9 +232,9 @@ def main(argv: Sequence[str]) -> int:
     if trained is None:
         return 1
     common, say, state, outcome = trained
-    scores = Scores(out, jobs[0].cfg, say)
+    scores = Scores(jobs[0].cfg, say)
     results = collect(jobs, outcome, state, config_name, common, scores)
     results["wall_s"] = time.perf_counter() - begin
     found = records_of(results, common)
     picture = resolution_pictures.write(found, out)
-    return finish(results, found, words.block(found), out, args, {"picture": picture})
+    return finish(results, found, resolution_images.after(found), out, args, {"picture": picture})

@@ -1,8 +1,6 @@
 """What the resolution benchmark measures of a trained network: views, scores, time, memory."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +13,19 @@ from torch import Tensor, nn
 
 from ibnvision import data, engine
 from ibnvision.config import Config
+from ibnvision.data.paired import digest as sha256_of
 from ibnvision.engine.predict import load_trained
 from ibnvision.layers import to_lambda
+from ibnvision.metrics.by_image import Statistics, statistics, whole
 from ibnvision.tasks import TASKS
 
-from . import measure, record
+from . import by_image, measure
 from .live_bytes import LiveBytes
-from .plans import Job, dataset_of, digest
-from .resolution_scores import PROBES, SCALES, SCENE, SHEET
+from .plans import Job, dataset_of, digest, slug
+from .resolution_scores import PROBES, SCALES, SCENE, SHEET, size
 
 PICTURES = 64  # scenes of the test split at most
+FIELD = "miou_pct"
 AT_ONCE = 16  # pictures of the trained size, or as many pixels, in a forward pass
 NO_PREFIX = {"class_token": False, "num_reg_tokens": 0}
 
@@ -47,6 +48,11 @@ class View:
     native: bool = False
     limit: bool = False
     every: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name as part of a file's."""
+        return slug(self.name)
 
 
 def network(view: View, weights: Path) -> nn.Module:
@@ -74,17 +80,16 @@ def network(view: View, weights: Path) -> nn.Module:
 
 
 class Scores:
-    """mIoU of views of runs, kept in <out>/scores.jsonl as they come, and the pictures for it."""
+    """What each scene adds to the scores of views of runs, kept in the runs' folders, as of
+    `by_image`; and the pictures for it."""
 
-    def __init__(self, out: Path, cfg: Config, say: Callable[[str], None]) -> None:
-        self.path, self.cfg, self.say = out / "scores.jsonl", cfg, say
+    def __init__(self, cfg: Config, say: Callable[[str], None]) -> None:
+        self.cfg, self.say = cfg, say
         source = cfg.train_domains[0]
         self.classes = data.classes(source)
         first = dataset_of(cfg, source, "train", 1)[0]["image"]
         self.size = (int(first.shape[1]), int(first.shape[2]))  # of the training images
         self.facts = [dataset_of(cfg, source, "test", PICTURES).fingerprint(), PICTURES]
-        lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
-        self.known = {row["key"]: float(row["miou_pct"]) for row in map(json.loads, lines)}
         self._drawn: dict[tuple[str, int], list[Pair]] = {}
 
     def pictures(self, probe: str, scale: int) -> list[Pair]:
@@ -108,35 +113,47 @@ class Scores:
         items = [dataset[i] for i in range(len(dataset))]
         return [(item["image"], item["target"]) for item in items]
 
-    def of(self, job: Job, view: View) -> dict[str, list[float]]:
-        """Probe -> mIoU in percent at each of SCALES, of a finished run."""
+    def of(self, job: Job, view: View) -> dict[str, list[Statistics]]:
+        """Probe -> what each scene adds at each of SCALES, of a finished run.
+
+        As `metrics.by_image.statistics` gives it, and `scenes`, which tells sets of scenes apart.
+        """
         weights = job.folder / "last.pt"
-        identity = [hashlib.sha256(weights.read_bytes()).hexdigest(), *self.facts]
-        found: dict[str, list[float]] = {}
+        identity = [sha256_of(weights), *self.facts]
+        found: dict[str, list[Statistics]] = {}
         model: nn.Module | None = None
         for probe in PROBES:
             for scale in SCALES:
-                key = digest(identity, dataclasses.asdict(view), probe, scale)
-                if key not in self.known:
+                key = digest(identity, dataclasses.asdict(view), probe, scale, by_image.FORMAT)
+                path = job.folder / by_image.FOLDER / f"{view.key}_{probe}_{size(scale)}.npz"
+                kept = by_image.read(path, key)
+                if kept is None:
                     model = model or network(view, weights)
-                    value = self.known[key] = self._score(model, self.pictures(probe, scale))
-                    row = {"key": key, "view": view.name, "seed": job.seed, "probe": probe}
-                    record.append(self.path, [row | {"scale": scale, "miou_pct": value}])
-                found.setdefault(probe, []).append(self.known[key])
-        shown = "; ".join(f"{p} {', '.join(f'{v:.1f}' for v in row)}" for p, row in found.items())
-        self.say(f"{view.name}, seed {job.seed}: mIoU % from 1x on: {shown}")
+                    kept = self._measured(model, probe, scale)
+                    by_image.write(path, key, kept)
+                found.setdefault(probe, []).append(kept)
+        parts = [
+            f"{p} {', '.join(f'{whole(one, FIELD):.1f}' for one in row)}"
+            for p, row in found.items()
+        ]
+        self.say(f"{view.name}, seed {job.seed}: mIoU % from 1x on: {'; '.join(parts)}")
         return found
 
     @torch.no_grad()
-    def _score(self, model: nn.Module, pairs: Sequence[Pair]) -> float:
-        task = TASKS[self.cfg.task]
-        metric = task.new_metric(self.classes)
-        trained = self.size[0] * self.size[1]
-        count = max(1, AT_ONCE * trained // pairs[0][1].numel())
+    def _measured(self, model: nn.Module, probe: str, scale: int) -> Statistics:
+        task, pairs = TASKS[self.cfg.task], self.pictures(probe, scale)
+        side = scale if probe == SHEET else 1  # of scenes in a picture
+        count = max(1, AT_ONCE * self.size[0] * self.size[1] // pairs[0][1].numel())
+        metrics = []
         for at in range(0, len(pairs), count):
             images, targets = zip(*pairs[at : at + count], strict=True)
-            metric.update(task.predict(model, torch.stack(images)), torch.stack(targets))
-        return float(metric.compute()[task.score])
+            batch = {"image": torch.stack(images), "target": torch.stack(targets)}
+            for whole_picture in zip(*task.evaluate(model, batch, self.cfg), strict=True):
+                for part in zip(*(_parts(each, side) for each in whole_picture), strict=True):
+                    metrics.append(task.new_metric(self.classes))
+                    metrics[-1].update(*(each[None] for each in part))
+        scenes = digest(self.facts, len(metrics))  # from the first on
+        return {**statistics(metrics), "scenes": np.array(scenes)}
 
 
 def _sheet(pairs: Sequence[Pair], side: int) -> Pair:
@@ -148,6 +165,11 @@ def _sheet(pairs: Sequence[Pair], side: int) -> Pair:
 
     images, targets = zip(*pairs, strict=True)
     return joined(images), joined(targets)
+
+
+def _parts(picture: Tensor, side: int) -> list[Tensor]:
+    """A sheet [H, W] as the scenes that it is made of."""
+    return [p for row in picture.chunk(side, -2) for p in row.chunk(side, -1)]
 
 
 def form_of(networks: Mapping[str, nn.Module]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ibnvision.engine.robustness import critical_scales
 
-from . import measure, record
+from . import record, scores
 
 Records = Sequence[record.Record]
 
@@ -19,6 +19,7 @@ PROBES = (SCENE, SHEET)
 CNN = "CNN"  # the training that those without zoom are compared with
 NAME = "resolution.png"  # of the plot, beside the text
 MIOU, DIFFERENCE, LATENCY, LIVE = "miou", "miou difference", "latency", "live memory"
+OVER_SIZES = "miou over sizes"  # worst, mean and gap of the larger sizes
 TRAINING, WEIGHTS = "training CPU time", "parameters"
 CONVERGED = "a dense ViT below the CNN of its augmentation at the trained size, most"
 CONVERGED_PLAIN = "a dense ViT below the CNN at the trained size, most, without zoom"
@@ -46,14 +47,14 @@ _RULES = (
 )
 
 
-def cell(values: Mapping[int, float]) -> dict[str, Any]:
-    """Mean, population deviation, count, values by seed, and from three seeds the interval."""
-    plain = list(values.values())
-    mean, std = measure.mean_std(plain)
-    found: dict[str, Any] = {"value": mean, "std": std, "n": len(plain)}
-    found["values"] = {str(seed): value for seed, value in values.items()}
-    interval = measure.t_interval(plain)
-    return found | (dict(zip(("low", "high"), interval, strict=True)) if interval else {})
+def size(scale: int) -> str:
+    """A size in a table head."""
+    return f"{scale}x"
+
+
+def column(scale: int | None) -> str:
+    """The column of `scores.columns` that holds a size: the trained one is the source."""
+    return scores.SOURCE if scale == 1 else f"{scale}x"
 
 
 def block(records: Records) -> str:

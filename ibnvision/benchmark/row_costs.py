@@ -21,6 +21,7 @@ from ibnvision.ops import reference_ops, why_no_kernel
 from ibnvision.tasks import TASKS
 
 from . import measure, record
+from .by_image import Again
 from .live_bytes import LiveBytes
 from .measure import Call
 from .plans import Job, dataset_of, digest, final_scores
@@ -43,10 +44,14 @@ def network(job: Job) -> nn.Module:
         fresh = engine.build_model(cfg, len(classes)).eval()
         image = dataset_of(cfg, source, "test", 1)[0]["image"]
         trained = Trained(fresh, cfg, tuple(classes), (image.shape[1], image.shape[2]))
+    return _folded(trained)
+
+
+def _folded(trained: Trained) -> nn.Module:
     model: Any = trained.model
-    if cfg.task == "segmentation":
+    if trained.cfg.task == "segmentation":
         label_function(trained)  # folds the model
-    elif cfg.task == "detection":
+    elif trained.cfg.task == "detection":
         detect_function(trained)  # folds the backbone
     elif hasattr(model, "fuse"):
         model.fuse()
@@ -72,7 +77,7 @@ def _call(task: str, model: nn.Module, batch: Any, backend: str) -> Call:
     return run
 
 
-def records(jobs: Sequence[Job], repeats: int) -> list[record.Record]:
+def records(jobs: Sequence[Job], repeats: int, more: Sequence[Again] = ()) -> list[record.Record]:
     """Of every row, for each batch and backend: RATE; at batch 1 LIVE, in MB of 10^6 bytes; and for
     each batch RATIO with its bootstrap interval. Without what all records of a study share.
 
@@ -83,6 +88,7 @@ def records(jobs: Sequence[Job], repeats: int) -> list[record.Record]:
     Args:
         jobs: of one plan.
         repeats: interleaved repetitions.
+        more: rows that train nothing; the first run of each is measured.
     """
     shared: dict[str, Job] = {}  # what makes a network -> the training that it is taken from
     of_row: dict[str, Job] = {}
@@ -94,12 +100,20 @@ def records(jobs: Sequence[Job], repeats: int) -> list[record.Record]:
         return []
     with measure.threads(1):
         models = {job.row.name: network(job) for job in shared.values()}
+        added: dict[str, nn.Module] = {}
+        for run in more:
+            if run.row not in added:
+                added[run.row] = _folded(run.load())
+        models |= added
         measured = _measured(jobs[0].base, models, repeats)
     found = []
     for name, job in of_row.items():
         weights = "trained" if final_scores(job) else "untrained"
         head = {"model": name, "network_of": job.row.name, "weights": weights, "threads": 1}
         found += [head | fields for fields in measured[job.row.name]]
+    for name in added:
+        head = {"model": name, "network_of": name, "weights": "trained", "threads": 1}
+        found += [head | fields for fields in measured[name]]
     return found
 
 

@@ -28,7 +28,7 @@ from ibnvision.engine.robustness import check_severities, corruptions_of
 from . import manifest, record, run_results, severity_pictures, severity_rows, severity_tables
 from . import severity_scores as words
 from .children import lock_folder
-from .resolution_scores import cell
+from .measure import cell
 from .runs import UNITS, speaker
 from .severity_rows import Condition, Network, Pictures, Scores
 

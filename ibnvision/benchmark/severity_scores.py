@@ -9,7 +9,7 @@ from ibnvision.data.corruptions import GROUPS
 from ibnvision.engine.robustness import critical_scales, robustness
 
 from . import comparisons, dehazing_scores, detection_scores, paired, record
-from .resolution_scores import cell
+from .measure import cell
 from .runs import UNITS
 from .scores import BASE, Summary
 from .severity_rows import Condition

@@ -5,11 +5,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import all_tasks, dehazing_scores, measure, record, resolution_scores
+from . import (
+    all_tasks,
+    dehazing_scores,
+    detection_scores,
+    measure,
+    record,
+    resolution_scores,
+    row_costs,
+    scores,
+)
 from .op_rows import OPS
 
 Records = Sequence[record.Record]
 OP = "ibn_norm"  # the operator whose speed most bars judge
+CHECKS = {"make test": 600, ".ci/run": 1800, "emulated kernels": 240}  # wall seconds
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Finding:
     target: Target
     value: float
     source: record.Record  # any record of that run: command, date, commit, device
+    interval: tuple[float, float] | None = None  # of 95 %, where the run recorded one
 
     @property
     def met(self) -> bool:
@@ -51,8 +62,11 @@ def _times(records: Records, **where: Any) -> dict[tuple, dict[str, float]]:
 
 
 def _ratios(records: Records, top: str, bottom: str, **where: Any) -> dict[tuple, float]:
+    """Of a run on a GPU, which is cut off at its time limit, nothing unless every case has both."""
     cases = _times(records, **where)
-    return {k: v[top] / v[bottom] for k, v in cases.items() if {top, bottom} <= set(v)}
+    both = {k: v[top] / v[bottom] for k, v in cases.items() if {top, bottom} <= set(v)}
+    partial = len(both) < sum(bottom in v for v in cases.values())
+    return {} if partial and records[0]["device_type"] == "cuda" else both
 
 
 def faster(
@@ -113,43 +127,60 @@ def kept(records: Records) -> float:
     """Bytes kept for the backward, kernel by eager, the most over all cases."""
     cases: dict[tuple, dict[str, float]] = {}
     for r in records:
-        if r["metric"] == "kept" and r["op"] == OP:
+        if r["metric"] == "kept" and r["op"] == OP and r["device_type"] == "cpu":
             key = (r["dtype"], r["format"], r["pass"], tuple(r["shape"]))
             cases.setdefault(key, {})[r["backend"]] = r["value"]
     both = [v["kernel"] / v["eager"] for v in cases.values() if {"kernel", "eager"} <= set(v)]
     return max(both, default=math.nan)
 
 
-def stored(metric: str, device: str | None = None, **where: Any) -> Callable[[Records], float]:
+@dataclass(frozen=True)
+class Stored:
+    """A recorded number: of the records of a metric the least value, or the most.
+
+    device: of which type, on a CPU of one thread and fp32 only; None: any. where: fields and their
+    values.
+    """
+
+    metric: str
+    device: str | None
+    where: dict[str, Any]
+    choose: Callable[..., record.Record] = min
+
+    def __call__(self, records: Records) -> float:
+        return float(found["value"]) if (found := self.record(records)) else math.nan
+
+    def record(self, records: Records) -> record.Record | None:
+        """The record that holds the number."""
+        judged = records if self.device is None else _judged(records, self.device)
+        found = [
+            r
+            for r in judged
+            if r["metric"] == self.metric and all(r[k] == v for k, v in self.where.items())
+        ]
+        return self.choose(found, key=lambda r: r["value"]) if found else None
+
+
+def stored(metric: str, device: str | None = None, **where: Any) -> Stored:
     """The value of the one record with this metric; the least where several match."""
-
-    def value(records: Records) -> float:
-        return min(
-            (
-                r["value"]
-                for r in (records if device is None else _judged(records, device))
-                if r["metric"] == metric and all(r[k] == v for k, v in where.items())
-            ),
-            default=math.nan,
-        )
-
-    return value
+    return Stored(metric, device, where)
 
 
-def most(metric: str, **where: Any) -> Callable[[Records], float]:
-    """As `stored`, but the most, on any device."""
+def most(metric: str, device: str | None = None, **where: Any) -> Stored:
+    """As `stored`, but the most."""
+    return Stored(metric, device, where, max)
 
-    def value(records: Records) -> float:
-        return max(
-            (
-                r["value"]
-                for r in records
-                if r["metric"] == metric and all(r[k] == v for k, v in where.items())
-            ),
-            default=math.nan,
-        )
 
-    return value
+def seeds(metric: str, **where: Any) -> Callable[[Records], float]:
+    """How many seeds a study has: the fewest behind a score of its trainings."""
+    return lambda records: min(
+        (
+            r["n"]
+            for r in records
+            if r["metric"] == metric and all(r.get(k) == v for k, v in where.items())
+        ),
+        default=math.nan,
+    )
 
 
 def _judged(records: Records, device: str, op: str = OP) -> Records:
@@ -157,7 +188,7 @@ def _judged(records: Records, device: str, op: str = OP) -> Records:
         r
         for r in records
         if r["device_type"] == device
-        and (device == "cuda" or r["threads"] == 1)
+        and (device == "cuda" or (r["threads"] == 1 and r.get("dtype", "fp32") == "fp32"))
         and r.get("op", op) == op
     ]
 
@@ -203,6 +234,9 @@ def _cpu_targets() -> Iterable[Target]:
         yield Target("models", f"{step}, {form}: recovered share", 65, True, "%", recovered)
         ratio = stored("time by timm's resnet50", "cpu", format=form)
         yield Target("models", f"{step}, {form}: time by timm's resnet50", bar, False, "x", ratio)
+        text = f"{step}, {form}: interleaved pairs behind it"
+        pairs = seeds("time by timm's resnet50", device_type="cpu", format=form)
+        yield Target("models", text, 9, True, "pairs", pairs)
 
 
 def _restoration_targets() -> Iterable[Target]:
@@ -220,7 +254,9 @@ def _restoration_targets() -> Iterable[Target]:
     text = "CPU folded DEA-Net, least of sizes and formats: times compiled"
     yield Target("restoration", text, 1.2, True, "x", value)
     text = "live tensors of folded DEA-Net, both formats"
-    yield Target("restoration", text, 420, False, "bytes/pixel", most("live", backend="kernel"))
+    yield Target(
+        "restoration", text, 420, False, "bytes/pixel", most("live", "cpu", backend="kernel")
+    )
     for part, bar in (("folded inference", 1.5), ("training step", 1.3)):
         value = stored("times faster than plain", "cuda", **{"pass": part})
         text = f"GPU {part} of DEA-Net, bf16 channels_last: times plain"
@@ -243,6 +279,10 @@ def _network_targets() -> Iterable[Target]:
                 text = f"CPU {part} of {name}, {form}"
                 value = stored("recovered", "cpu", **where)
                 yield Target(bench, f"{text}: recovered share", 60, True, "%", value)
+                if part == "inference":  # without what folding and the own convolution give
+                    value = stored("recovered by kernels alone", "cpu", **where)
+                    name_of = f"{text}: recovered share, kernels alone"
+                    yield Target(bench, name_of, 60, True, "%", value)
                 value = stored("times faster than fallback", "cpu", **where)
                 yield Target(bench, f"{text}: times fallback", 1, True, "x", value)
         step = f"GPU training step of {name}, bf16, {gpu}, batch 8"
@@ -264,6 +304,9 @@ def _attention_targets() -> Iterable[Target]:
         value = stored(f"times faster than {rival}", "cpu")
         text = f"CPU lambda_attention, least of passes and grids: times {rival}"
         yield Target("attention", text, 1, True, "x", value)
+    text = "CPU lambda_attention forward, 96x96: times dense, the goal"
+    value = stored("times faster than dense", "cpu", **{"pass": "forward", "grid": 96})
+    yield Target("attention", text, 25, True, "x", value)
     value = most("extra memory", backend="kernel", device_type="cpu")
     text = "CPU lambda_attention forward, 96x96: memory beside the inputs"
     yield Target("attention", text, 25, False, "MB", value)
@@ -293,6 +336,10 @@ def _cuda_targets() -> Iterable[Target]:
     yield Target("ops", f"{text} times eager", 4, True, "x", eager)
     yield Target("ops", f"{text} times compiled", 1.3, True, "x", compiled)
     yield Target("ops", "GPU share of copy bandwidth above the L2, worst", 80, True, "%", bandwidth)
+    for name in ("forward", "forward+backward"):
+        gate = least("eager", "kernel", "cuda", "content_guided_attention", **{"pass": name})
+        text = f"GPU content_guided_attention {name}, least: times eager"
+        yield Target("ops", text, 3, True, "x", gate)
     step = "GPU training step, resnet50_ibn_a:"
     for rival, bar in (("fallback", 1.2), ("compiled fallback", 1.05), ("timm's resnet50", 1.0)):
         value = stored(f"times faster than {rival}", "cuda")
@@ -312,12 +359,29 @@ def _generalization_targets() -> Iterable[Target]:
 
 
 def _dehazing_targets() -> Iterable[Target]:
-    for metric, bar, unit in (
-        (dehazing_scores.ABOVE_INPUT, 4, "dB"),
-        (dehazing_scores.ABOVE_PRIOR, 0, "dB"),
-        (dehazing_scores.REACHED, 2, "of 3"),
+    for metric, more, bar, unit in (
+        (dehazing_scores.ABOVE_INPUT, "", 4, "dB"),
+        (dehazing_scores.ABOVE_PRIOR, ", by any margin", 0, "dB"),
+        (dehazing_scores.REACHED, "", 2, "of 3"),
     ):
-        yield Target("dehazing", metric, bar, True, unit, stored(metric))
+        yield Target("dehazing", metric + more, bar, True, unit, stored(metric))
+
+
+def unconverged(records: Records) -> float:
+    """How many detectors count for nothing."""
+    rows = {r["model"]: r["not_converged"] for r in records if r["metric"] == detection_scores.AP50}
+    return float(sum(map(bool, rows.values()))) if rows else math.nan
+
+
+def _detection_targets() -> Iterable[Target]:
+    value = stored(detection_scores.AP50, column=scores.SOURCE)
+    text = "AP50 on the source, the least row"
+    yield Target("detection", text, detection_scores.LEAST_SOURCE, True, "%", value)
+    low, high = (f"{100 * share:g}" for share in detection_scores.GRADED)
+    text = f"rows that do not count: lost at home, or no target at {low} to {high} % of it"
+    yield Target("detection", text, 0, False, "rows", unconverged)
+    text = "CPU corruptions, least of families and sizes: times imagecorruptions"
+    yield Target("corruptions", text, 1, True, "x", stored("ratio", "cpu"))
 
 
 def _resolution_targets() -> Iterable[Target]:
@@ -331,10 +395,66 @@ def _resolution_targets() -> Iterable[Target]:
     yield Target("resolution", all_, bar, False, unit, stored(all_))
 
 
+def converted(records: Records) -> float:
+    """How many networks were compared with themselves before conversion."""
+    return float(len({r["model"] for r in records if r["metric"] == "difference"})) or math.nan
+
+
+def unexplained(records: Records) -> float:
+    """How many names of transformers are neither converted nor refused with a reason."""
+    found = [r for r in records if r["metric"] == "models"]
+    known = {"served": True, "refused": False}
+    lost = [r for r in found if not (known.get(r["outcome"], False) or r.get("reason"))]
+    return float(sum(r["value"] for r in lost)) if found else math.nan
+
+
+def _converter_targets() -> Iterable[Target]:
+    text = "window over the grid against SDPA, the most"
+    value = most("difference", window="whole")
+    yield Target("lambda_converter", text, 1e-5, False, "of the largest value", value)
+    yield Target("lambda_converter", "timm networks compared so", 8, True, "networks", converted)
+    text = "names of timm's transformers without an answer"
+    yield Target("lambda_converter", text, 0, False, "names", unexplained)
+
+
+def slowest_step(records: Records) -> float:
+    """Training step on one thread, times the fallback: the least of all sizes that were scaled."""
+    cases: dict[tuple, dict[str, float]] = {}
+    for r in records:
+        if r["metric"] == "time" and r.get("pass") == "training step" and r["threads"] == 1:
+            cases.setdefault((r["variable"], r["size"]), {})[r["backend"]] = r["value"]
+    both = [v["fallback"] / v["kernel"] for v in cases.values() if {"fallback", "kernel"} <= set(v)]
+    return min(both, default=math.nan)
+
+
+def _nothing_slower_targets() -> Iterable[Target]:
+    """Nothing is slower end to end than the fallback, wherever both were timed."""
+    text = "CPU training step of resnet50_ibn_a, least of batches, sizes and widths: times fallback"
+    yield Target("scaling", text, 1, True, "x", slowest_step)
+    text = "CPU networks of the table, least of parts and formats: times fallback"
+    yield Target("models", text, 1, True, "x", stored("times faster than the fallback", "cpu"))
+    for bench in ("generalization", "detection", "dehazing"):
+        text = f"CPU inference of the rows in {bench}, the least: times fallback"
+        yield Target(bench, text, 1, True, "x", stored(row_costs.RATIO))
+
+
 def _suite_targets() -> Iterable[Target]:
     text = "quick preset of all tasks, two cores"
     value = stored(all_tasks.WHOLE, preset="quick")
     yield Target("all_tasks", text, 30 * 60, False, "s", value)
+    for bench, what, count in (
+        ("generalization", "segmentation, ResNet-18", seeds("miou", backbone="resnet18")),
+        ("generalization", "segmentation, ResNet-50", seeds("miou", backbone="resnet50")),
+        ("detection", "detection", seeds(detection_scores.AP50)),
+        ("dehazing", "dehazing", seeds(dehazing_scores.PSNR, model=dehazing_scores.FULL)),
+        ("resolution", "resolution", seeds(resolution_scores.MIOU)),
+    ):
+        yield Target(bench, f"seeds of the recorded study, {what}", 5, True, "seeds", count)
+    for text, bar in CHECKS.items():
+        yield Target("checks", f"{text}, two cores", bar, False, "s", stored(text))
+    text = "emulator: fibers resumed, with schedule and race checks"
+    value = stored("fiber resumes", fibers="boost", checks="races")
+    yield Target("emulator", text, 10, True, "million/s", value)
 
 
 TARGETS = (
@@ -345,7 +465,10 @@ TARGETS = (
     *_cuda_targets(),
     *_generalization_targets(),
     *_dehazing_targets(),
+    *_detection_targets(),
     *_resolution_targets(),
+    *_converter_targets(),
+    *_nothing_slower_targets(),
     *_suite_targets(),
 )
 
@@ -362,10 +485,21 @@ def findings(records: Records) -> list[Finding | None]:
         for run in sorted(runs, reverse=True):
             group = runs[run]
             if group[0]["bench"] == target.bench and not math.isnan(value := target.value(group)):
-                newest = Finding(target, value, group[0])
+                newest = Finding(target, value, group[0], _interval(target, group))
                 break
         found.append(newest)
     return found
+
+
+def _interval(target: Target, group: Records) -> tuple[float, float] | None:
+    found = target.value.record(group) if isinstance(target.value, Stored) else None
+    return (found["low"], found["high"]) if found and "low" in found else None
+
+
+def _measured(f: Finding) -> str:
+    return f"{f.value:.3g}" + (
+        f" ({f.interval[0]:.3g} to {f.interval[1]:.3g})" if f.interval else ""
+    )
 
 
 def bar_text(target: Target) -> str:
@@ -376,7 +510,7 @@ def bar_text(target: Target) -> str:
 def verdict(records: Records) -> str:
     """The targets that these records decide, as a table; quick runs decide none."""
     rows = [
-        [f.target.text, bar_text(f.target), f"{f.value:.3g}", "met" if f.met else "MISSED"]
+        [f.target.text, bar_text(f.target), _measured(f), "met" if f.met else "MISSED"]
         for f in findings(records)
         if f is not None
     ]
@@ -388,16 +522,17 @@ def verdict(records: Records) -> str:
 
 
 def full_table(records: Records) -> str:
-    """Every target: bar, value, verdict, command, device, date, commit; open ones say so."""
+    """Every target: bar, value, verdict, command, device, date, commit; open ones say so.
+
+    In brackets the 95 % interval, where one was recorded: the verdict is that of the value alone.
+    """
     rows = []
     for target, f in zip(TARGETS, findings(records), strict=True):
         if f is None:
             rows.append([target.text, bar_text(target), "-", "not measured", "-", "-", "-", "-"])
             continue
         s = f.source
-        rows.append(
-            [target.text, bar_text(target), f"{f.value:.3g}", "met" if f.met else "**missed**"]
-        )
+        rows.append([target.text, bar_text(target), _measured(f), "met" if f.met else "**missed**"])
         rows[-1] += [f"`{s['command']}`", s["device"], s["date"][:10], s["commit"] or "-"]
     header = ["target", "bar", "measured", "verdict", "command", "device", "date", "commit"]
     return record.table(header, rows)

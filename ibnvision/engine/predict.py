@@ -128,8 +128,8 @@ def _fold(model: nn.Module, size: tuple[int, int]) -> None:
 def detect_function(trained: Trained, **how: Any) -> Detect:
     """`detect.detector`, with its arguments `how`, for a trained detection model.
 
-    The batch norms of the backbone of a model in eval mode are folded into its convolutions, in
-    place: it cannot train any more.
+    The batch norms of the backbone of a model in eval mode are folded into its convolutions, and a
+    restorer in front of it is fused, in place: it cannot train any more.
 
     Raises: ValueError for another task, and as there.
     """
@@ -139,6 +139,8 @@ def detect_function(trained: Trained, **how: Any) -> Detect:
         for name, part in list(trained.model.named_modules()):
             if name.rpartition(".")[2] == "backbone":
                 _fold(part, trained.size)
+            elif name.rpartition(".")[2] == "restorer" and hasattr(part, "fuse"):
+                part.fuse()
     return detector(trained.model, **how)
 
 

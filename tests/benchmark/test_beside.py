@@ -66,12 +66,14 @@ def ended(tmp_path, monkeypatch):
         ]
         text = "\n".join(map(json.dumps, lines))
         (job.folder / "metrics.jsonl").write_text(text)
-    monkeypatch.setattr(by_image, "of_job", lambda job, domains, say: None)
+    monkeypatch.setattr(by_image, "of_run", lambda run, domains, say: None)
     monkeypatch.setattr(beside.redraws, "redraw", lambda stats, roles, field: stats)
     monkeypatch.setattr(beside.redraws, "intervals", lambda drawn: {"rows": sorted(drawn)})
     apart = {("IBN-b", "BN"): {"source": {}}}
     monkeypatch.setattr(beside.redraws, "difference_intervals", lambda drawn, pairs: apart)
-    monkeypatch.setattr(row_costs, "records", lambda jobs, repeats: [{"metric": "cost"}] * repeats)
+    monkeypatch.setattr(
+        row_costs, "records", lambda jobs, repeats, more: [{"metric": "cost"}] * repeats
+    )
     return jobs
 
 

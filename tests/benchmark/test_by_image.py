@@ -45,8 +45,8 @@ def finished(first, tmp_path):
 def test_images_add_up_to_the_log_and_are_measured_once(finished, monkeypatch):
     job, logged = finished
     said = []
-    found = by_image.of_job(job, DOMAINS, said.append)
-    assert len(said) == 2 and "bn_seed0, streets_night: 16 images one by one" in said
+    found = by_image.of_run(by_image.as_trained(job), DOMAINS, said.append)
+    assert len(said) == 2 and "BN, seed 0, streets_night: 16 images one by one" in said
     for domain, score in logged.items():
         assert whole(found[domain], "miou_pct") == pytest.approx(score, abs=1e-9)
         assert found[domain]["confusion"].shape == (16, 8, 8)
@@ -55,7 +55,7 @@ def test_images_add_up_to_the_log_and_are_measured_once(finished, monkeypatch):
 
     read = by_image.load_trained
     monkeypatch.setattr(by_image, "load_trained", None)  # again: nothing is loaded
-    again = by_image.of_job(job, DOMAINS, said.append)
+    again = by_image.of_run(by_image.as_trained(job), DOMAINS, said.append)
     assert len(said) == 2
     for domain, statistics in found.items():
         for name, array in statistics.items():
@@ -64,31 +64,31 @@ def test_images_add_up_to_the_log_and_are_measured_once(finished, monkeypatch):
     monkeypatch.setattr(by_image, "load_trained", read)
     file = job.folder / "by_image" / "streets_night.npz"
     file.write_bytes(file.read_bytes()[:100])
-    assert len(by_image.of_job(job, DOMAINS, said.append)) == 2
+    assert len(by_image.of_run(by_image.as_trained(job), DOMAINS, said.append)) == 2
     assert said[2:] == said[1:2]  # the damaged one alone
     assert [path.name for path in sorted(file.parent.iterdir())] == [f"{d}.npz" for d in DOMAINS]
 
 
 def test_weights_and_log_have_to_belong_together(finished):
     job, _ = finished
-    by_image.of_job(job, DOMAINS[:1], str)
+    by_image.of_run(by_image.as_trained(job), DOMAINS[:1], str)
     with pytest.raises(ValueError, match=r"in the log of .*bn_seed0, got 'streets_fog'"):
-        by_image.of_job(job, ("streets_fog",), str)
+        by_image.of_run(by_image.as_trained(job), ("streets_fog",), str)
     log = job.folder / "metrics.jsonl"
     told = log.read_text()
     log.write_text(told.replace('"miou_pct": ', '"miou_pct": 1'))  # as another run would leave it
     with pytest.raises(ValueError, match="must belong together"):
-        by_image.of_job(job, DOMAINS[:1], str)
+        by_image.of_run(by_image.as_trained(job), DOMAINS[:1], str)
     log.write_text(told)
     state = checkpoint.load(job.folder / "last.pt")
     for tensor in state["model"].values():
         tensor.copy_(torch.randn_like(tensor.double()).abs())
     checkpoint.save(job.folder / "last.pt", state)  # what was kept is of other weights now
     with pytest.raises(ValueError, match="must belong together, but miou_pct on streets_day is"):
-        by_image.of_job(job, DOMAINS[:1], str)
+        by_image.of_run(by_image.as_trained(job), DOMAINS[:1], str)
     (job.folder / "last.pt").unlink()
     with pytest.raises(FileNotFoundError, match="last.pt"):
-        by_image.of_job(job, DOMAINS[:1], str)
+        by_image.of_run(by_image.as_trained(job), DOMAINS[:1], str)
 
 
 def test_targets_tell_scenes_apart():
@@ -106,10 +106,10 @@ def test_targets_tell_scenes_apart():
 def test_statistics_are_plain_arrays(tmp_path):
     """Whoever reads the file runs no code from it."""
     path = tmp_path / "kept" / "day.npz"
-    by_image._write(path, "key", {"images": np.array(2), "scenes": np.array("ab")})
-    assert {k: v.item() for k, v in by_image._read(path, "key").items()} == {
+    by_image.write(path, "key", {"images": np.array(2), "scenes": np.array("ab")})
+    assert {k: v.item() for k, v in by_image.read(path, "key").items()} == {
         "images": 2,
         "scenes": "ab",
     }
-    assert by_image._read(path, "another") is None
-    assert by_image._read(tmp_path / "none.npz", "key") is None
+    assert by_image.read(path, "another") is None
+    assert by_image.read(tmp_path / "none.npz", "key") is None

@@ -3,12 +3,14 @@ import re
 from functools import lru_cache
 
 import pytest
+import torch
 
 from ibnvision import config
 from ibnvision.benchmark import (
     beside,
     dehazing,
     dehazing_pictures,
+    dehazing_rows,
     plans,
     record,
     report,
@@ -17,6 +19,7 @@ from ibnvision.benchmark import (
     targets,
 )
 from ibnvision.benchmark import dehazing_scores as words
+from ibnvision.methods.gate import Gate
 
 ROLES = {
     "haze": "source",
@@ -329,3 +332,15 @@ def test_tiny_end_to_end(tmp_path, capsys):
     again = dehazing.main(argv)
     assert again == 0 and capsys.readouterr().out.count("finished before, reused") == 3
     assert json.loads((out / "results.json").read_text())["summary"] == found["summary"]
+
+
+def test_a_gated_network_restores_each_image_as_far_as_it_is_hazy():
+    class Dark(torch.nn.Module):
+        def restore(self, images):
+            return images / 2
+
+    images = torch.stack([torch.zeros(3, 40, 40), torch.full((3, 40, 40), 0.9)])
+    images[0, :, :20] = 0.4  # no haze: half of it is black
+    gated = dehazing_rows.Gated(Dark(), Gate(0.5, 0.6))
+    restored = gated.restore(images)
+    assert torch.equal(restored[0], images[0]) and torch.equal(restored[1], images[1] / 2)

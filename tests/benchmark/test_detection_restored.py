@@ -1,12 +1,16 @@
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
 from ibnvision import config, engine
-from ibnvision.benchmark import detection_restored
+from ibnvision.benchmark import by_image, detection_restored, plans, row_costs
 from ibnvision.engine import checkpoint
 from ibnvision.engine.predict import load_trained
 
 DOMAINS = ["streets_fog_boxes"]
+ONE_TIME = np.ones(1)
 GATE = {"low": 0.9, "high": 1.0}  # which no picture here opens
 
 
@@ -67,3 +71,37 @@ def test_the_detector_sees_what_the_restorer_makes_of_an_image(weights, run):
     assert torch.equal(scores[0], scores[1])
     assert torch.equal(scores[2], alone([1 - image])[0]["scores"])
     assert not torch.equal(scores[0], scores[2])
+
+
+def test_images_of_a_restored_run_come_to_its_score_and_its_network_is_timed(
+    weights, tmp_path, monkeypatch
+):
+    row = plans.Row("Faster R-CNN BN", ("model_args.score_thresh=0",))
+    words = ("steps=1", "eval_every=0")
+    (job,) = plans.plan_rows([row], DOMAINS, "det_streets_tiny", [3], words, tmp_path)
+    run = {"seed": 3, "folder": str(engine.train(job.cfg)), "found": {}}
+    rows = [{"name": row.name, "command": "x", "runs": [run], "failed": {}}]
+    restorer, facts = detection_restored.load(weights)
+    restorer |= {"gate": None}  # every picture is restored
+    measured = detection_restored.rows(rows, restorer, DOMAINS, str)
+    (again,) = detection_restored.again(measured, [job], restorer, facts["sha256"])
+    assert again.row == "Faster R-CNN BN, restored" and again.job == job
+
+    found = by_image.of_run(again, DOMAINS, str)[DOMAINS[0]]  # which compares it with the score
+    plain = by_image.of_run(by_image.as_trained(job), DOMAINS, str)[DOMAINS[0]]
+    assert int(found["images"]) == int(plain["images"]) and found["scenes"] == plain["scenes"]
+    kept = job.folder / "by_image"
+    assert {p.relative_to(kept).as_posix() for p in kept.rglob("*.npz")} == {
+        f"{DOMAINS[0]}.npz",
+        f"faster_r_cnn_bn_restored/{DOMAINS[0]}.npz",
+    }
+    other = dataclasses.replace(again, made_of="another restorer")
+    monkeypatch.setattr(by_image, "measured", lambda *_: 1 / 0)
+    assert by_image.of_run(again, DOMAINS, str)[DOMAINS[0]]["images"] == found["images"]
+    with pytest.raises(ZeroDivisionError):  # it is measured anew
+        by_image.of_run(other, DOMAINS, str)
+
+    monkeypatch.setattr(row_costs, "_interleaved", lambda calls, n: dict.fromkeys(calls, ONE_TIME))
+    costs = row_costs.records([job], 1, [again])
+    live = {r["model"]: r["value"] for r in costs if r["metric"] == row_costs.LIVE}
+    assert set(live) == {row.name, again.row}

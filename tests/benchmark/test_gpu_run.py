@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ibnvision.benchmark import record, targets
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks/gpu_run.py").is_file(), reason="no benchmarks folder beside the tests"
@@ -171,6 +173,22 @@ sys.exit(pytest.main(["-q", "--collect-only", "-m", "gpu", *sys.argv[1:]]))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "test_graph_replay_computes_on_new_values" in done.stdout
+
+
+def test_checks_are_timed_and_failures_are_not_recorded(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import checks
+
+    assert set(checks.CHECKS) == set(targets.CHECKS)
+    out = tmp_path / "checks.jsonl"
+    known = {"well": ["true"], "badly": ["false"]}
+    assert checks.main(["--out", str(out)], known) == 1
+    (found,) = record.read(out)
+    assert found["metric"] == "well" and 0 <= found["value"] < 60 and found["bench"] == "checks"
+    assert "badly: 0 s, status 1" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        checks.main(["other"], known)
+    assert "NAME must be one of well, badly, got 'other'" in capsys.readouterr().err
 
 
 def test_the_emulators_line_is_recorded_with_machine_and_commit(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,3 @@
-import pytest
-
 from ibnvision.benchmark import over_tasks, record, scores
 
 ROLES = {"streets_day": "source", "streets_fog": "target", "streets_night": "target"}
@@ -82,14 +80,22 @@ def test_rows_that_did_not_converge_are_named_and_compared_with_nothing():
 def test_scales_are_the_targets_of_the_resolution_study():
     head = {"bench": "resolution", "metric": "miou", "model": "dense", "probe": "scene"}
     run: list[record.Record] = [
-        head | {"scale": scale, "value": 0.0, "n": 2, "values": {"0": at, "1": at + 2}}
-        for scale, at in ((1, 60.0), (2, 50.0), (3, 30.0))
+        head | {"scale": scale, "value": at, "n": 2, "values": {"0": at - 1, "1": at + 1}}
+        for scale, at in ((1, 61.0), (2, 51.0), (3, 31.0))
     ]
+    over = head | {"metric": "miou over sizes", "role": "derived", "n": 2}
+    larger = (("target mean", 41.0, 39.0, 43.0), ("worst target", 31.0, 29.0, 34.0))
+    for column, value, low, high in (*larger, ("gap", 20.0, 18.0, 22.0)):
+        ends = {"image_low": low, "image_high": high, "values": {"0": value, "1": value}}
+        run.append(over | {"column": column, "value": value} | ends)
+    errors = [("scene", "source", 3.0), ("scene", "target mean", 9.0), ("sheet", "source", 7.0)]
+    for probe, column, value in errors:
+        run.append(over | {"metric": "ECE", "probe": probe, "column": column, "value": value})
     run.append(head | {"metric": "latency", "scale": 1, "value": 5.0})
     run.append(head | {"metric": "latency", "scale": 3, "value": 500.0})
     cells = line(over_tasks.of_runs({"resolution": [run]}), "dense")
     assert cells[1:4] == ["61.0", "2x 51.0 · 3x 31.0", "31.0"] and cells[5] == "20.0"
-    assert float(cells[4]) == pytest.approx(41.0) and cells[7] == "200.0"
+    assert cells[4] == "41.0 (39.0 to 43.0)" and cells[6] == "3.0 / 9.0" and cells[7] == "200.0"
 
 
 def test_nothing_recorded_is_no_table():

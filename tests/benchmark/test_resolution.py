@@ -1,12 +1,27 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from ibnvision import engine
-from ibnvision.benchmark import record, report, resolution, resolution_pictures, runs, targets
+from ibnvision.benchmark import (
+    by_image,
+    record,
+    report,
+    resolution,
+    resolution_images,
+    resolution_pictures,
+    runs,
+    scores,
+    targets,
+)
 from ibnvision.benchmark import resolution_scores as words
 from ibnvision.benchmark.resolution_rows import Scores, View, form_of, network
+from ibnvision.engine.predict import load_trained
+from ibnvision.metrics import SegmentationMetric
+from ibnvision.metrics import by_image as scoring
+from ibnvision.tasks import segmentation
 
 VIEWS = [view for view in resolution.VIEWS if "zoom" not in view.trained]
 ROPE = {view.name: view for view in resolution.VIEWS if view.trained == resolution.ROPE}
@@ -51,6 +66,7 @@ def results(seeds: int = 3) -> dict:
         "rows": [{"name": "CNN", "runs": spent}],
         "parameters": {"CNN": 363_000},
         "steps": {"CNN": 9},
+        "beside": {},
     }
 
 
@@ -161,9 +177,8 @@ def finished(tmp_path_factory):
         patch.setattr(resolution, "ROWS", resolution.ROWS[:3])
         patch.setattr(resolution, "VIEWS", VIEWS)
         assert resolution.main(argv) == 0
-        scores = (out / "scores.jsonl").read_bytes()
+        patch.setattr(Scores, "_measured", None)  # the restart reuses every score
         assert resolution.main(argv) == 0
-        assert (out / "scores.jsonl").read_bytes() == scores  # every score was reused
     return out
 
 
@@ -173,12 +188,48 @@ def test_the_verb_leaves_its_files(finished):
     mine = record.read(finished / "records.jsonl")
     cells = [r for r in mine if r["metric"] == words.MIOU]
     assert len(cells) == len(VIEWS) * 2 * 4 and {r["n"] for r in cells} == {1}
-    assert (finished / "table.md").read_text().strip() == words.block(mine)
+    assert (finished / "table.md").read_text().strip() == resolution_images.after(mine)
     assert (finished / words.NAME).read_bytes().startswith(b"\x89PNG")
     values = {(r["model"], r["probe"], r["scale"]): r["value"] for r in cells}
     at_home = [value for (_, _, scale), value in values.items() if scale == 1]
     assert len(at_home) == 2 * len(VIEWS)
     assert all(values[v, "scene", 1] == values[v, "sheet", 1] for v, _, _ in values)
+
+
+def test_scores_of_scenes_come_to_those_of_the_set(finished):
+    folder = finished / "runs" / "segmentation" / "rope_seed0"
+    trained = load_trained(folder / "last.pt")
+    drawn = Scores(trained.cfg, print)
+    for probe, scale in (("scene", 2), ("sheet", 2), ("sheet", 3)):
+        metric = SegmentationMetric(trained.classes)
+        for image, target in drawn.pictures(probe, scale):
+            batch = {"image": image[None], "target": target[None]}
+            with torch.no_grad():
+                metric.update(*segmentation.evaluate(trained.model, batch, trained.cfg))
+        path = folder / by_image.FOLDER / f"rope_squeezed_dense_{probe}_{scale}x.npz"
+        with np.load(path) as found:
+            whole = [scoring.whole(found, key) for key in ("miou_pct", "ece_pct")]
+            assert int(found["images"]) == (9 if scale == 3 else 16)
+        expected = metric.compute()
+        assert whole == pytest.approx([expected["miou_pct"], expected["ece_pct"]], abs=1e-4)
+
+
+def test_records_hold_sizes_together_calibration_and_image_intervals(finished):
+    mine = record.read(finished / "records.jsonl")
+    where = {"model": "RoPE squeezed, dense", "probe": "scene"}
+    found = [r for r in mine if where.items() <= r.items()]
+    sizes = {r["scale"]: r for r in found if r["metric"] == words.MIOU}
+    (mean,) = (r for r in found if r["metric"] == words.OVER_SIZES and r["column"] == scores.MEAN)
+    assert mean["value"] == pytest.approx(sum(sizes[s]["value"] for s in (2, 3, 4)) / 3)
+    assert mean["images"] == 16  # the same scenes at every size
+    for r in (mean, *sizes.values()):
+        assert r["image_low"] <= r["value"] + 5 and r["image_low"] < r["image_high"]
+    errors = {r["column"]: r["value"] for r in found if r["metric"] == "ECE"}
+    assert {scores.SOURCE, "2x", "3x", "4x", scores.MEAN} <= set(errors)
+    text = (finished / "table.md").read_text()
+    assert "**scene**, over sizes: the source is 1x, the targets are 2x, 3x, 4x." in text
+    sheets = [r for r in mine if r["metric"] == words.MIOU and r["probe"] == "sheet"]
+    assert all(("image_low" in r) == (r["scale"] != 3) for r in sheets)  # 9 scenes there: too few
 
 
 @torch.no_grad()
@@ -210,14 +261,14 @@ def test_a_window_that_covers_the_picture_changes_nothing(finished):
 
 def test_sheets_are_scenes_side_by_side(finished, tmp_path):
     (job, *_) = resolution.plan("vit_streets_tiny", [0], (), tmp_path)
-    scores = Scores(tmp_path, job.cfg, print)
-    scenes, sheets = scores.pictures("scene", 1), scores.pictures("sheet", 3)
-    assert scores.size == (32, 48) and len(scenes) == 16 and len(sheets) == 1
+    drawn = Scores(job.cfg, print)
+    scenes, sheets = drawn.pictures("scene", 1), drawn.pictures("sheet", 3)
+    assert drawn.size == (32, 48) and len(scenes) == 16 and len(sheets) == 1
     for place in (0, 5):
         top, left = 32 * (place // 3), 48 * (place % 3)
         for whole, part in zip(sheets[0], scenes[place], strict=True):
             assert torch.equal(whole[..., top : top + 32, left : left + 48], part)
-    assert scores.pictures("scene", 2)[0][0].shape == (3, 64, 96)
+    assert drawn.pictures("scene", 2)[0][0].shape == (3, 64, 96)
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,69 @@ def test_full_table_lists_every_target_and_its_source():
     line = next(x for x in text.splitlines() if "CPU forward, nchw: times eager" in x)
     assert "| met |" in " ".join(line.split()) and "abc" in line and "2030-01-01" in line
     assert text.count("not measured") == len(targets.TARGETS) - 1
+
+
+def test_a_run_on_a_gpu_that_lacks_a_case_decides_nothing():
+    text = "GPU content_guided_attention forward, least: times eager"
+    shared = {"device_type": "cuda", "op": "content_guided_attention"}
+    whole = times("1", {"kernel": 1.0, "eager": 4.0}, **shared)
+    assert found(whole)[text].value == pytest.approx(4.0)
+    assert text not in found(whole + times("1", {"kernel": 1.0}, LARGE, **shared))
+
+
+def test_numbers_of_other_dtypes_and_devices_do_not_move_the_bars_of_the_cpu():
+    records = times("1", {"kernel": 1.0, "eager": 9.0})
+    records += times("1", {"kernel": 9.0, "eager": 9.0}, dtype="bf16")
+    records += times("1", {"kernel": 9.0, "eager": 9.0}, metric="kept", device_type="cuda")
+    (got,) = found(records).values()
+    assert got.value == pytest.approx(9.0)
+
+
+def test_an_interval_stands_beside_its_value():
+    more = {"bench": "models", "format": "nchw", "metric": "recovered", "low": 50.0, "high": 70.6}
+    record = SHARED | {"run": "1", "value": 64.0} | more
+    (got,) = found([record]).values()
+    assert got.interval == (50.0, 70.6) and not got.met
+    assert "64 (50 to 70.6)" in targets.full_table([record])
+    assert "64 (50 to 70.6)" in targets.verdict([record])
+
+
+def test_a_study_has_the_fewest_seeds_of_its_rows():
+    head = SHARED | {"run": "1", "bench": "generalization", "metric": "miou"}
+    head |= {"backbone": "resnet18"}
+    records = [head | {"n": n, "value": 40.0} for n in (5, 3, 5)]
+    (got,) = found(records).values()
+    assert got.value == 3 and not got.met and got.target.bar == 5
+
+
+def test_rows_that_do_not_count_are_counted():
+    head = SHARED | {"run": "1", "bench": "detection", "metric": "ap50", "n": 5}
+    rows = [("a", "source", 70.0, ""), ("a", "fog", 20.0, ""), ("b", "source", 41.0, "lost")]
+    records = [
+        head | {"model": name, "column": column, "value": value, "not_converged": why}
+        for name, column, value, why in rows
+    ]
+    got = found(records)
+    assert got["AP50 on the source, the least row"].value == 41.0
+    text = "rows that do not count: lost at home, or no target at 10 to 90 % of it"
+    assert got[text].value == 1 and not got[text].met
+
+
+def test_nothing_may_be_slower_than_the_fallback_at_any_size():
+    head = SHARED | {"run": "1", "bench": "scaling", "pass": "training step"}
+    cases = {("batch", 1): (2.0, 1.8), ("batch", 2): (1.0, 1.5), ("width", 1): (1.0, 1.2)}
+    records = [
+        head | {"variable": variable, "size": size, "backend": backend, "value": value}
+        for (variable, size), both in cases.items()
+        for backend, value in zip(("kernel", "fallback"), both, strict=True)
+    ]
+    (got,) = found(records).values()
+    assert got.value == pytest.approx(0.9) and not got.met
+
+
+def test_names_without_an_answer_are_counted():
+    head = SHARED | {"run": "1", "bench": "lambda_converter", "metric": "models"}
+    outcomes = [("served", "", 9), ("refused", "no attention", 4), ("refused", "", 2)]
+    records = [head | {"outcome": o, "reason": why, "value": n} for o, why, n in outcomes]
+    (got,) = found(records).values()
+    assert got.value == 2 and not got.met

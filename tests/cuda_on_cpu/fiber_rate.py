@@ -43,11 +43,12 @@ def measure(builder: Builder) -> Iterator[dict[str, object]]:
                 resumes = THREADS * (rounds + 1)
                 rates = [resumes / s / 1e6 for s in seconds]
                 yield {
-                    "benchmark": "fiber_rate",
+                    "metric": "fiber resumes",
                     "fibers": "ucontext" if slow else "boost",
                     "checks": checks,
                     "barrier": "warp" if in_warps else "block",
-                    "million_resumes_per_s": round(statistics.median(rates), 2),
+                    "value": round(statistics.median(rates), 2),
+                    "unit": "million/s",
                     "spread": round(max(rates) - min(rates), 2),
                     "cpu": _processor(),
                     "compiler": builder.version.split("\n")[0],
