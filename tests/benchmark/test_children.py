@@ -126,5 +126,6 @@ def test_a_child_that_ended_is_given_back_with_its_time(tmp_path):
         child = crew.start([sys.executable, "-I", "-S", "-c", work], tmp_path / "log.txt")
         found = []
         until(lambda: found.extend(crew.ended()) or found)
-        assert [process for process, _ in found] == [child] and 0.2 <= found[0][1] < 1
+        assert [process for process, _ in found] == [child]
+        assert 0.15 <= found[0][1] < 1  # the system may count in ticks of 10 ms
         assert crew.running == [] and crew.ended() == []
