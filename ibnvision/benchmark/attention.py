@@ -17,7 +17,7 @@ import torch
 
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import ceilings, compare, measure, record, targets
+from . import ceilings, compare, findings, measure, record
 from .attention_calls import (
     BOTH,
     FORWARD,
@@ -200,6 +200,6 @@ def main(argv: Sequence[str]) -> int:
         last = growth(records)
         record.append(path, last)
     print(f"\n{tables(records)}\n")
-    print(targets.verdict(records + last))
+    print(findings.verdict(records + last))
     print(f"\n{len(records)} records appended to {path}")
     return compare.finish(then, records)

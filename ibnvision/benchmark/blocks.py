@@ -13,6 +13,7 @@ from . import (
     corruptions,
     dehazing_scores,
     detection_scores,
+    findings,
     lambda_converter,
     models,
     network_cost,
@@ -24,7 +25,6 @@ from . import (
     scaling_tables,
     scores,
     severity_tables,
-    targets,
 )
 
 Records = Sequence[record.Record]
@@ -33,7 +33,7 @@ NOTHING = "Nothing is recorded yet."
 
 def readme_tables(records: Records) -> dict[str, str]:
     """The generated parts of benchmarks/README.md by marker name."""
-    parts = {"targets": targets.full_table(records), "tasks": over_tasks_of(records)}
+    parts = {"targets": findings.full_table(records), "tasks": over_tasks_of(records)}
     return parts | {bench: of_runs(bench, newest_runs(records, bench)) for bench in MAKERS}
 
 

@@ -31,13 +31,13 @@ from . import (
     beside,
     comparisons,
     dry_run,
+    findings,
     measure,
     pictures,
     record,
     run_arguments,
     run_page,
     scores,
-    targets,
 )
 from .plans import FULL_ROWS, ROWS, Job, dataset_of, plan, tests_of
 from .run_results import cell_records, keep, leave_weights, results_of, write
@@ -289,7 +289,7 @@ def main(argv: Sequence[str]) -> int:
     keep(results, found, out, args.record)
     print(f"\n{scores.headline(results)}\n\n{text}\n")
     print(f"{comparisons.table(results['differences'])}\n")
-    print(targets.verdict(found))
+    print(findings.verdict(found))
     print(f"\ndone in {results['wall_s']:.0f} s")
     print(f"table       {out / 'table.md'}")
     print(f"pictures    {out / 'pictures'}")

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ibnvision.models  # noqa: F401  registers the names
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import ceilings, compare, measure, model_tables, record, rivals, targets
+from . import ceilings, compare, findings, measure, model_tables, record, rivals
 from .measure import Call
 from .op_rows import DTYPES, FORMATS
 
@@ -297,6 +297,6 @@ def main(argv: Sequence[str]) -> int:
         else:
             records = run_steps(args, shared, path)
     print(f"\n{tables(records)}\n")
-    print(targets.verdict(records))
+    print(findings.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
     return compare.finish(then, records)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ibnvision.layers import fold_norm
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 
-from . import compare, measure, models, record, targets
+from . import compare, findings, measure, models, record
 from .measure import Call
 from .model_tables import INFERENCE, TRAINING
 from .op_rows import DTYPES, FORMATS
@@ -252,6 +252,6 @@ def main(subject: Subject, about: str | None, argv: Sequence[str]) -> int:
                 record.append(path, new)
                 records += new
     print(f"\n{tables(records)}\n")
-    print(targets.verdict(records))
+    print(findings.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
     return compare.finish(then, records)

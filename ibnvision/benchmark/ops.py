@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ibnvision.ops import kernel_report, reference_ops, why_no_kernel
 from ibnvision.testing import TOLERANCE
 
-from . import ceilings, compare, measure, op_tables, record, rivals, targets
+from . import ceilings, compare, findings, measure, op_tables, record, rivals
 from .measure import Call
 from .op_rows import DTYPES, FORMATS, OPS, Case
 from .rivals import COMPILED, wanted
@@ -276,6 +276,6 @@ def main(argv: Sequence[str]) -> int:
             record.append(path, new)
             records += new
     print(f"\n{op_tables.tables(records)}\n")
-    print(targets.verdict(records))
+    print(findings.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
     return compare.finish(then, records)

@@ -8,6 +8,7 @@ from pathlib import Path
 from . import (
     BENCHES,
     blocks,
+    findings,
     markdown,
     page,
     page_figures,
@@ -43,7 +44,7 @@ def write(records: Records, folder: Path, kept: page_samples.Kept = ()) -> Path:
 def page_of(records: Records, kept: page_samples.Kept = ()) -> str:
     """The self-contained page."""
     runs = {bench: blocks.newest_runs(records, bench) for bench in BENCHES}
-    found = targets.findings(records)
+    found = findings.judge(records)
     parts = [
         _counts(found),
         _contents(runs),
@@ -74,7 +75,7 @@ def _about(runs: Runs) -> str:
     )
 
 
-def _counts(found: Sequence[targets.Finding | None]) -> str:
+def _counts(found: Sequence[findings.Finding | None]) -> str:
     judged = [f for f in found if f is not None]
     met = sum(f.met for f in judged)
     return page.cards(
@@ -104,7 +105,7 @@ def _contents(runs: Runs) -> str:
     return f'<nav id="contents" aria-label="Contents"><h2>Contents</h2><ol>{lines}</ol></nav>{back}'
 
 
-def _verdict(side: str, found: Sequence[targets.Finding | None], runs: Runs) -> str:
+def _verdict(side: str, found: Sequence[findings.Finding | None], runs: Runs) -> str:
     """What is lost, won or open: targets, pairs of rows, speeds, and sentences with their place."""
     judged = [f for f in found if f is not None and f.met == (side == WON) and side != OPEN]
     parts = [f"<h2>What is {side}</h2>"]
@@ -116,7 +117,7 @@ def _verdict(side: str, found: Sequence[targets.Finding | None], runs: Runs) -> 
         parts += ["<p>No target is missed.</p>"]
     if side == OPEN:
         missing = [t for t, f in zip(targets.TARGETS, found, strict=True) if f is None]
-        lines = [f"{t.text} ({targets.bar_text(t)})" for t in missing]
+        lines = [f"{t.text} ({t.bar_text})" for t in missing]
         parts += [_list(f"{len(lines)} targets are not measured yet", lines)]
     everything = [run for bench in BENCHES for run in runs[bench]]
     pairs = [text for run in everything for text in verdicts.differences(run)[side]]

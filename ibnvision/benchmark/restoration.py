@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ibnvision.models import DEANet
 from ibnvision.ops import kernel_report, why_no_kernel
 
-from . import compare, measure, record, targets
+from . import compare, findings, measure, record
 from .live_bytes import LiveBytes
 from .measure import Call
 from .official_dea_net import official
@@ -209,6 +209,6 @@ def main(argv: Sequence[str]) -> int:
             record.append(path, new)
             records += new
     print(f"\n{tables(records)}\n")
-    print(targets.verdict(records))
+    print(findings.verdict(records))
     print(f"\n{len(records)} records appended to {path}")
     return compare.finish(then, records)

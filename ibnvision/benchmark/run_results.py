@@ -10,7 +10,7 @@ from typing import Any
 from ibnvision.config import to_dict
 from ibnvision.ops import kernel_report
 
-from . import manifest, record, scores, targets
+from . import findings, manifest, record, scores
 from .kept_pictures import DRAWN, keep_pictures
 from .plans import Job, final_scores, fingerprints, roles_of
 from .runs import Outcome, State
@@ -108,7 +108,7 @@ def finish(
     """
     write(results, found, text, out)
     keep(results, found, out, args.record)
-    print(f"\n{text}\n\n{targets.verdict(found)}")
+    print(f"\n{text}\n\n{findings.verdict(found)}")
     print(f"\ndone in {results['wall_s']:.0f} s")
     for name, place in {"table": out / "table.md", **left}.items():
         print(f"{name:11} {place}")

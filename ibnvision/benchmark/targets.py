@@ -1,24 +1,25 @@
-"""The project's bars, and what the recorded runs say about them."""
+"""The project's bars: every target of every issue."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from . import (
-    all_tasks,
-    dehazing_scores,
-    detection_scores,
-    measure,
-    record,
-    resolution_scores,
-    row_costs,
-    scores,
+from . import all_tasks, dehazing_scores, detection_scores, resolution_scores, row_costs, scores
+from .target_values import (
+    Records,
+    bandwidth,
+    converted,
+    copies,
+    faster,
+    kept,
+    least,
+    most,
+    seeds,
+    slowest_step,
+    stored,
+    unconverged,
+    unexplained,
 )
-from .op_rows import OPS
 
-Records = Sequence[record.Record]
-OP = "ibn_norm"  # the operator whose speed most bars judge
 CHECKS = {"make test": 600, ".ci/run": 1800, "emulated kernels": 240}  # wall seconds
 
 
@@ -36,161 +37,10 @@ class Target:
     def met(self, value: float) -> bool:
         return value >= self.bar if self.at_least else value <= self.bar
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What the newest run that holds the number says."""
-
-    target: Target
-    value: float
-    source: record.Record  # any record of that run: command, date, commit, device
-    interval: tuple[float, float] | None = None  # of 95 %, where the run recorded one
-
     @property
-    def met(self) -> bool:
-        return self.target.met(self.value)
-
-
-def _times(records: Records, **where: Any) -> dict[tuple, dict[str, float]]:
-    """(dtype, format, launch, shape) -> backend -> time, of the records that match `where`."""
-    cases: dict[tuple, dict[str, float]] = {}
-    for r in records:
-        if r["metric"] == "time" and all(r[key] == value for key, value in where.items()):
-            key = (r["dtype"], r["format"], r["launch"], tuple(r["shape"]))
-            cases.setdefault(key, {})[r["backend"]] = r["value"]
-    return cases
-
-
-def _ratios(records: Records, top: str, bottom: str, **where: Any) -> dict[tuple, float]:
-    """Of a run on a GPU, which is cut off at its time limit, nothing unless every case has both."""
-    cases = _times(records, **where)
-    both = {k: v[top] / v[bottom] for k, v in cases.items() if {top, bottom} <= set(v)}
-    partial = len(both) < sum(bottom in v for v in cases.values())
-    return {} if partial and records[0]["device_type"] == "cuda" else both
-
-
-def faster(
-    top: str, bottom: str, device: str, op: str = OP, **where: Any
-) -> Callable[[Records], float]:
-    """How many times faster `bottom` is: geometric mean over shapes, the least over all else.
-
-    On the CPU it counts one thread only.
-    """
-
-    def value(records: Records) -> float:
-        groups: dict[tuple, list[float]] = {}
-        for key, ratio in _ratios(_judged(records, device, op), top, bottom, **where).items():
-            groups.setdefault(key[:3], []).append(ratio)
-        return min(map(measure.geometric_mean, groups.values()), default=math.nan)
-
-    return value
-
-
-def least(
-    top: str, bottom: str, device: str, op: str = OP, **where: Any
-) -> Callable[[Records], float]:
-    """As `faster`, but the least single case."""
-    return lambda records: min(
-        _ratios(_judged(records, device, op), top, bottom, **where).values(), default=math.nan
-    )
-
-
-def copies(form: str) -> Callable[[Records], float]:
-    """The kernel's training forward in copies, the most over tensors larger than the cache."""
-
-    def value(records: Records) -> float:
-        judged = [r for r in _judged(records, "cpu") if r["metric"] == "time" and exceeds_cache(r)]
-        found = _ratios(judged, "kernel", "copy", format=form, **{"pass": "forward"})
-        return max(found.values(), default=math.nan)
-
-    return value
-
-
-def bandwidth(records: Records) -> float:
-    """Least share of the copy bandwidth, in percent, above the cache, by CUDA-graph replay."""
-    shares = []
-    judged = [r for r in _judged(records, "cuda") if r["metric"] == "time" and exceeds_cache(r)]
-    for name in ("forward", "forward+backward"):
-        traffic = OPS[OP].traffic[name]
-        found = _ratios(judged, "copy", "kernel", launch="graph", **{"pass": name})
-        shares += [100 * traffic / 2 * ratio for ratio in found.values()]
-    return min(shares, default=math.nan)
-
-
-def exceeds_cache(r: record.Record) -> bool:
-    """Whether the record's tensor is larger than the last-level cache of its device."""
-    size = {"fp32": 4, "fp16": 2, "bf16": 2}[r["dtype"]] * math.prod(r["shape"])
-    return size > r["cache_bytes"]
-
-
-def kept(records: Records) -> float:
-    """Bytes kept for the backward, kernel by eager, the most over all cases."""
-    cases: dict[tuple, dict[str, float]] = {}
-    for r in records:
-        if r["metric"] == "kept" and r["op"] == OP and r["device_type"] == "cpu":
-            key = (r["dtype"], r["format"], r["pass"], tuple(r["shape"]))
-            cases.setdefault(key, {})[r["backend"]] = r["value"]
-    both = [v["kernel"] / v["eager"] for v in cases.values() if {"kernel", "eager"} <= set(v)]
-    return max(both, default=math.nan)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A recorded number: of the records of a metric the least value, or the most.
-
-    device: of which type, on a CPU of one thread and fp32 only; None: any. where: fields and their
-    values.
-    """
-
-    metric: str
-    device: str | None
-    where: dict[str, Any]
-    choose: Callable[..., record.Record] = min
-
-    def __call__(self, records: Records) -> float:
-        return float(found["value"]) if (found := self.record(records)) else math.nan
-
-    def record(self, records: Records) -> record.Record | None:
-        """The record that holds the number."""
-        judged = records if self.device is None else _judged(records, self.device)
-        found = [
-            r
-            for r in judged
-            if r["metric"] == self.metric and all(r.get(k) == v for k, v in self.where.items())
-        ]
-        return self.choose(found, key=lambda r: r["value"]) if found else None
-
-
-def stored(metric: str, device: str | None = None, **where: Any) -> Stored:
-    """The value of the one record with this metric; the least where several match."""
-    return Stored(metric, device, where)
-
-
-def most(metric: str, device: str | None = None, **where: Any) -> Stored:
-    """As `stored`, but the most."""
-    return Stored(metric, device, where, max)
-
-
-def seeds(metric: str, **where: Any) -> Callable[[Records], float]:
-    """How many seeds a study has: the fewest behind a score of its trainings."""
-    return lambda records: min(
-        (
-            r["n"]
-            for r in records
-            if r["metric"] == metric and all(r.get(k) == v for k, v in where.items())
-        ),
-        default=math.nan,
-    )
-
-
-def _judged(records: Records, device: str, op: str = OP) -> Records:
-    return [
-        r
-        for r in records
-        if r["device_type"] == device
-        and (device == "cuda" or (r["threads"] == 1 and r.get("dtype", "fp32") == "fp32"))
-        and r.get("op", op) == op
-    ]
+    def bar_text(self) -> str:
+        """The bar with its side and unit."""
+        return f"{'>=' if self.at_least else '<='} {self.bar:g} {self.unit}"
 
 
 def _cpu_targets() -> Iterable[Target]:
@@ -367,12 +217,6 @@ def _dehazing_targets() -> Iterable[Target]:
         yield Target("dehazing", metric + more, bar, True, unit, stored(metric))
 
 
-def unconverged(records: Records) -> float:
-    """How many detectors count for nothing."""
-    rows = {r["model"]: r["not_converged"] for r in records if r["metric"] == detection_scores.AP50}
-    return float(sum(map(bool, rows.values()))) if rows else math.nan
-
-
 def _detection_targets() -> Iterable[Target]:
     value = stored(detection_scores.AP50, column=scores.SOURCE)
     text = "AP50 on the source, the least row"
@@ -395,19 +239,6 @@ def _resolution_targets() -> Iterable[Target]:
     yield Target("resolution", all_, bar, False, unit, stored(all_))
 
 
-def converted(records: Records) -> float:
-    """How many networks were compared with themselves before conversion."""
-    return float(len({r["model"] for r in records if r["metric"] == "difference"})) or math.nan
-
-
-def unexplained(records: Records) -> float:
-    """How many names of transformers are neither converted nor refused with a reason."""
-    found = [r for r in records if r["metric"] == "models"]
-    known = {"served": True, "refused": False}
-    lost = [r for r in found if not (known.get(r["outcome"], False) or r.get("reason"))]
-    return float(sum(r["value"] for r in lost)) if found else math.nan
-
-
 def _converter_targets() -> Iterable[Target]:
     text = "window over the grid against SDPA, the most"
     value = most("difference", window="whole")
@@ -415,16 +246,6 @@ def _converter_targets() -> Iterable[Target]:
     yield Target("lambda_converter", "timm networks compared so", 8, True, "networks", converted)
     text = "names of timm's transformers without an answer"
     yield Target("lambda_converter", text, 0, False, "names", unexplained)
-
-
-def slowest_step(records: Records) -> float:
-    """Training step on one thread, times the fallback: the least of all sizes that were scaled."""
-    cases: dict[tuple, dict[str, float]] = {}
-    for r in records:
-        if r["metric"] == "time" and r.get("pass") == "training step" and r["threads"] == 1:
-            cases.setdefault((r["variable"], r["size"]), {})[r["backend"]] = r["value"]
-    both = [v["fallback"] / v["kernel"] for v in cases.values() if {"fallback", "kernel"} <= set(v)]
-    return min(both, default=math.nan)
 
 
 def _nothing_slower_targets() -> Iterable[Target]:
@@ -474,68 +295,3 @@ TARGETS = (
     *_nothing_slower_targets(),
     *_suite_targets(),
 )
-
-
-def findings(records: Records) -> list[Finding | None]:
-    """For each of TARGETS what its newest full run says; None where no run holds the number."""
-    runs: dict[str, list[record.Record]] = {}
-    for r in records:
-        if not r["quick"]:
-            runs.setdefault(r["run"], []).append(r)
-    found: list[Finding | None] = []
-    for target in TARGETS:
-        newest = None
-        for run in sorted(runs, reverse=True):
-            group = runs[run]
-            if group[0]["bench"] == target.bench and not math.isnan(value := target.value(group)):
-                newest = Finding(target, value, group[0], _interval(target, group))
-                break
-        found.append(newest)
-    return found
-
-
-def _interval(target: Target, group: Records) -> tuple[float, float] | None:
-    found = target.value.record(group) if isinstance(target.value, Stored) else None
-    return (found["low"], found["high"]) if found and "low" in found else None
-
-
-def _measured(f: Finding) -> str:
-    return f"{f.value:.3g}" + (
-        f" ({f.interval[0]:.3g} to {f.interval[1]:.3g})" if f.interval else ""
-    )
-
-
-def bar_text(target: Target) -> str:
-    """A bar with its side and unit."""
-    return f"{'>=' if target.at_least else '<='} {target.bar:g} {target.unit}"
-
-
-def verdict(records: Records) -> str:
-    """The targets that these records decide, as a table; quick runs decide none."""
-    rows = [
-        [f.target.text, bar_text(f.target), _measured(f), "met" if f.met else "MISSED"]
-        for f in findings(records)
-        if f is not None
-    ]
-    return (
-        record.table(["target", "bar", "measured", ""], rows)
-        if rows
-        else "No target is judged by this run."
-    )
-
-
-def full_table(records: Records) -> str:
-    """Every target: bar, value, verdict, command, device, date, commit; open ones say so.
-
-    In brackets the 95 % interval, where one was recorded: the verdict is that of the value alone.
-    """
-    rows = []
-    for target, f in zip(TARGETS, findings(records), strict=True):
-        if f is None:
-            rows.append([target.text, bar_text(target), "-", "not measured", "-", "-", "-", "-"])
-            continue
-        s = f.source
-        rows.append([target.text, bar_text(target), _measured(f), "met" if f.met else "**missed**"])
-        rows[-1] += [f"`{s['command']}`", s["device"], s["date"][:10], s["commit"] or "-"]
-    header = ["target", "bar", "measured", "verdict", "command", "device", "date", "commit"]
-    return record.table(header, rows)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import markdown, paired, record, targets
+from . import findings, markdown, paired, record
 
 Records = Sequence[record.Record]
 
@@ -78,9 +78,7 @@ def _side(r: Mapping[str, Any], even: float) -> str:
     return WON if r["low"] > even else LOST if r["high"] < even else OPEN
 
 
-def target_table(found: Sequence[targets.Finding]) -> str:
+def target_table(found: Sequence[findings.Finding]) -> str:
     """Judged targets as Markdown."""
-    rows = [
-        [f.target.text, targets.bar_text(f.target), f"{f.value:.3g}", f.target.bench] for f in found
-    ]
+    rows = [[f.target.text, f.target.bar_text, f"{f.value:.3g}", f.target.bench] for f in found]
     return record.table(["target", "bar", "measured", "question"], rows)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibnvision.benchmark import attention, record, targets
+from ibnvision.benchmark import attention, findings, record
 from ibnvision.benchmark.attention_calls import PREFIX, TILE, WINDOW, Case, tile_order
 
 
@@ -50,4 +50,4 @@ def test_quick_run_is_recorded_and_judges_nothing(tmp_path, capsys):
     assert passes == {attention.FORWARD, attention.BOTH, attention.INFERENCE, attention.STEP}
     assert any(r["metric"] == "times faster than dense" for r in found)
     assert "No target is judged by this run." in capsys.readouterr().out
-    assert all(f is None for f in targets.findings(found))
+    assert all(f is None for f in findings.judge(found))

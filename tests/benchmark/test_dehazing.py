@@ -11,12 +11,12 @@ from ibnvision.benchmark import (
     dehazing,
     dehazing_pictures,
     dehazing_rows,
+    findings,
     plans,
     record,
     report,
     run_results,
     runs,
-    targets,
 )
 from ibnvision.benchmark import dehazing_scores as words
 from ibnvision.methods.gate import Gate
@@ -195,14 +195,14 @@ def test_missing_rows_leave_their_cells_empty():
 
 
 def test_targets_are_judged_from_records():
-    text = targets.verdict(records())
+    text = findings.verdict(records())
     rows = [x for x in text.splitlines() if "DEA-Net" in x]
     assert [" ".join(x.split()).split(" | ")[2:] for x in rows] == [
         ["12", "met |"], ["6", "met |"], ["2", "met |"],
     ]  # fmt: skip
     low = [r | ({"value": 3.9} if r["metric"] == words.ABOVE_INPUT else {}) for r in records()]
-    assert "MISSED" in targets.verdict(low)
-    assert targets.verdict([r | {"quick": True} for r in records()]).startswith("No target")
+    assert "MISSED" in findings.verdict(low)
+    assert findings.verdict([r | {"quick": True} for r in records()]).startswith("No target")
 
 
 def test_report_makes_the_readme_part_from_the_records(tmp_path):

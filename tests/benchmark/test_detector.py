@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibnvision.benchmark import detector, network_cost, record, targets
+from ibnvision.benchmark import detector, findings, network_cost, record
 from ibnvision.ops import reference_ops
 
 SUBJECT = detector.SUBJECT
@@ -100,7 +100,7 @@ def test_targets_judge_both_parts_and_formats_and_the_gpu():
     ]
     where = {"format": "channels_last", "pass": network_cost.TRAINING, "device_type": "cuda"}
     records.append(finding("times faster than fallback", 1.15, **where))
-    text = targets.verdict(records)
+    text = findings.verdict(records)
     assert text.count("Faster R-CNN") == 9
     assert (text.count(" met |"), text.count("MISSED")) == (5, 4)
     step = next(x for x in text.splitlines() if "GPU" in x)

@@ -1,4 +1,4 @@
-from ibnvision.benchmark import blocks, model_tables, models, targets, verdicts
+from ibnvision.benchmark import blocks, findings, model_tables, models, verdicts
 from ibnvision.benchmark.verdicts import LOST, OPEN, WON
 
 BASE = {"bench": "models", "what": "table", "model": "net", "plain": "resnet18", "rival": "timm"}
@@ -73,5 +73,5 @@ def test_a_table_stands_beside_the_steps_and_decides_only_its_own_target():
     assert [len(run) for run in runs] == [1, len(RECORDS)]
     assert "training step" in models.tables(runs[0]) and "latency ms" in models.tables(runs[1])
     on_cuda = [r | {"device_type": "cuda"} for r in RECORDS]
-    judged = {f.target.text for f in targets.findings([*RECORDS, *on_cuda]) if f}
+    judged = {f.target.text for f in findings.judge([*RECORDS, *on_cuda]) if f}
     assert judged <= {"CPU networks of the table, least of parts and formats: times fallback"}

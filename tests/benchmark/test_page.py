@@ -3,7 +3,15 @@ from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ibnvision.benchmark import BENCHES, blocks, page_figures, page_plots, record_page, targets
+from ibnvision.benchmark import (
+    BENCHES,
+    blocks,
+    findings,
+    page_figures,
+    page_plots,
+    record_page,
+    targets,
+)
 
 from .test_detection import records as detection_records
 from .test_resolution import records as resolution_records
@@ -132,7 +140,7 @@ def test_a_missed_target_is_lost_and_a_met_one_won():
     assert MISSED not in section(text, "won")
     met = "CPU forward, nchw: times compiled, geometric mean"
     assert met in section(text, "won") and met not in section(text, "lost")
-    found = targets.findings(everything())
+    found = findings.judge(everything())
     counts = {None: 0, True: 0, False: 0}
     for f in found:
         counts[f.met if f else None] += 1

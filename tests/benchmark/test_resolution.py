@@ -7,6 +7,7 @@ import torch
 from ibnvision import engine
 from ibnvision.benchmark import (
     by_image,
+    findings,
     record,
     report,
     resolution,
@@ -14,7 +15,6 @@ from ibnvision.benchmark import (
     resolution_pictures,
     runs,
     scores,
-    targets,
 )
 from ibnvision.benchmark import resolution_scores as words
 from ibnvision.benchmark.resolution_rows import Scores, View, form_of, network
@@ -134,7 +134,7 @@ def test_below_three_seeds_nothing_is_shown():
 
 def test_the_bar_of_convergence_is_judged():
     for name in (words.CONVERGED, words.CONVERGED_PLAIN):
-        (row,) = (x for x in targets.verdict(records()).splitlines() if name in x)
+        (row,) = (x for x in findings.verdict(records()).splitlines() if name in x)
         assert [x.strip() for x in row.split("|")[2:5]] == ["<= 3 mIoU points", "4", "MISSED"]
 
 

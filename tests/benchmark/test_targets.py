@@ -1,6 +1,6 @@
 import pytest
 
-from ibnvision.benchmark import targets
+from ibnvision.benchmark import findings, targets
 
 SHARED = {
     "bench": "ops", "op": "ibn_norm", "quick": False, "device_type": "cpu", "threads": 1,
@@ -21,7 +21,7 @@ def times(run, values, shape=SMALL, form="nchw", name="forward", **more):
 
 
 def found(records):
-    return {f.target.text: f for f in targets.findings(records) if f}
+    return {f.target.text: f for f in findings.judge(records) if f}
 
 
 def test_speed_is_a_geometric_mean_over_shapes():
@@ -84,7 +84,7 @@ def test_bandwidth_counts_the_traffic_of_half_instance_channels():
 
 
 def test_full_table_lists_every_target_and_its_source():
-    text = targets.full_table(times("1", {"kernel": 1.0, "eager": 9.0}))
+    text = findings.full_table(times("1", {"kernel": 1.0, "eager": 9.0}))
     assert len(text.splitlines()) == 2 + len(targets.TARGETS)
     line = next(x for x in text.splitlines() if "CPU forward, nchw: times eager" in x)
     assert "| met |" in " ".join(line.split()) and "abc" in line and "2030-01-01" in line
@@ -112,8 +112,8 @@ def test_an_interval_stands_beside_its_value():
     record = SHARED | {"run": "1", "value": 64.0} | more
     (got,) = found([record]).values()
     assert got.interval == (50.0, 70.6) and not got.met
-    assert "64 (50 to 70.6)" in targets.full_table([record])
-    assert "64 (50 to 70.6)" in targets.verdict([record])
+    assert "64 (50 to 70.6)" in findings.full_table([record])
+    assert "64 (50 to 70.6)" in findings.verdict([record])
 
 
 def test_a_study_has_the_fewest_seeds_of_its_rows():
