@@ -72,7 +72,7 @@ def of_run(
     task, sha256 = engine.find_task(job.cfg), digest_of_file(weights)
     beside = [again.made_of] if again.made_of is not None else []
     folder = job.folder / FOLDER / (slug(again.row) if beside else "")
-    trained, found = None, {}
+    trained, found, new = None, {}, 0
     for domain in domains:
         if domain not in again.logged:
             raise ValueError(f"domains must be in the log of {job.folder}, got {domain!r}")
@@ -80,15 +80,17 @@ def of_run(
         key = digest(FORMAT, sha256, fingerprint, task.facts(job.cfg), *beside)
         path = folder / f"{domain.replace(':', '_')}.npz"
         kept = read(path, key)
-        new = kept is None
+        fresh = kept is None
         if kept is None:
             trained = trained or again.load()
             kept = measured(job.cfg, trained.model, domain, trained.classes)
         _check(job, domain, kept, task.score, again.logged[domain][task.score])
-        if new:
+        if fresh:
             write(path, key, kept)
-            say(f"{again.row}, seed {job.seed}, {domain}: {int(kept['images'])} images one by one")
+            new += int(kept["images"])
         found[domain] = kept
+    if new:
+        say(f"{again.row}, seed {job.seed}: {new} images one by one")
     return found
 
 

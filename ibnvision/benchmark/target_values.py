@@ -128,11 +128,18 @@ def most(metric: str, device: str | None = None, **where: Any) -> Stored:
     return Stored(metric, device, where, max)
 
 
-def seeds(metric: str, **where: Any) -> Callable[[Records], float]:
-    """How many seeds a study has: the fewest behind a score of its trainings."""
-    return lambda records: min(
-        (r["n"] for r in _matching(records, metric, where)), default=math.nan
-    )
+def seeds(metric: str, row: str | None = None, **where: Any) -> Callable[[Records], float]:
+    """How many seeds a study has: the fewest behind a score of its trainings.
+
+    row: only of a study that holds this one.
+    """
+
+    def value(records: Records) -> float:
+        found = _matching(records, metric, where)
+        whole = row is None or any(r["model"] == row for r in found)
+        return min((r["n"] for r in found), default=math.nan) if whole else math.nan
+
+    return value
 
 
 def _matching(records: Records, metric: str, where: dict[str, Any]) -> list[record.Record]:

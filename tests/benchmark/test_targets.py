@@ -119,7 +119,9 @@ def test_an_interval_stands_beside_its_value():
 def test_a_study_has_the_fewest_seeds_of_its_rows():
     head = SHARED | {"run": "1", "bench": "generalization", "metric": "miou"}
     head |= {"backbone": "resnet18"}
-    records = [head | {"n": n, "value": 40.0} for n in (5, 3, 5)]
+    rows = {"BN": 5, "IBN-a": 3, "ISW": 5}
+    records = [head | {"model": name, "n": n, "value": 40.0} for name, n in rows.items()]
+    assert not found(records[:2])  # the demo is no study
     (got,) = found(records).values()
     assert got.value == 3 and not got.met and got.target.bar == 5
 
