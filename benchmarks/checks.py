@@ -34,7 +34,8 @@ def main(argv: Sequence[str], checks: Mapping[str, Sequence[str]] = CHECKS) -> i
             parser.error(f"NAME must be one of {', '.join(checks)}, got {name!r}")
     for name in args.names or checks:
         start = time.monotonic()
-        status = subprocess.run(checks[name], cwd=ROOT).returncode
+        # CI: the emulator's tests fail where they would skip elsewhere
+        status = subprocess.run(checks[name], cwd=ROOT, env=os.environ | {"CI": "1"}).returncode
         seconds = time.monotonic() - start
         print(f"{name}: {seconds:.0f} s, status {status}")
         if status:

@@ -152,10 +152,9 @@ def profiled(args: argparse.Namespace) -> list[op_rows.Case]:
             continue
         shapes = op.cuda_shapes if args.device == "cuda" else op.cpu_shapes
         shape = op.quick_shapes[0] if args.quick else shapes[1]
-        dtypes = ["fp32", "bf16"] if args.device == "cuda" else ["fp32"]
         found += [
             op_rows.Case(name, shape, dtype, form, args.device)
-            for dtype in dtypes
+            for dtype in op_rows.TIMED[args.device]
             for form in op.formats
         ]
     return found

@@ -44,11 +44,12 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return status
     runs = {bench: _read(out / bench / "records.jsonl") for bench in STUDIES.values()}
+    fresh = [t for t, bench in STUDIES.items() if not _reused(out / bench / "results.json")]
     mine = [
-        common | {"metric": PART, "model": task, "value": seconds, "unit": "s", "n": 1}
-        for task, seconds in spent.items()
+        common | {"metric": PART, "model": task, "value": spent[task], "unit": "s", "n": 1}
+        for task in fresh
     ]
-    if not any(_reused(out / bench / "results.json") for bench in STUDIES.values()):
+    if len(fresh) == len(STUDIES):
         whole = {"metric": WHOLE, "value": time.perf_counter() - begin, "unit": "s", "n": 1}
         mine.append(common | whole)
     (out / "records.jsonl").unlink(missing_ok=True)

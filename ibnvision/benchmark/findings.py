@@ -18,6 +18,14 @@ class Finding:
     interval: tuple[float, float] | None = None  # of 95 %, where the run recorded one
 
     @property
+    def measured(self) -> str:
+        """The value, in brackets its interval."""
+        text = f"{self.value:.3g}"
+        if self.interval:
+            text += f" ({self.interval[0]:.3g} to {self.interval[1]:.3g})"
+        return text
+
+    @property
     def met(self) -> bool:
         return self.target.met(self.value)
 
@@ -45,16 +53,10 @@ def _interval(target: Target, group: Records) -> tuple[float, float] | None:
     return (found["low"], found["high"]) if found and "low" in found else None
 
 
-def _measured(f: Finding) -> str:
-    return f"{f.value:.3g}" + (
-        f" ({f.interval[0]:.3g} to {f.interval[1]:.3g})" if f.interval else ""
-    )
-
-
 def verdict(records: Records) -> str:
     """The targets that these records decide, as a table; quick runs decide none."""
     rows = [
-        [f.target.text, f.target.bar_text, _measured(f), "met" if f.met else "MISSED"]
+        [f.target.text, f.target.bar_text, f.measured, "met" if f.met else "MISSED"]
         for f in judge(records)
         if f is not None
     ]
@@ -76,7 +78,7 @@ def full_table(records: Records) -> str:
             rows.append([target.text, target.bar_text, "-", "not measured", "-", "-", "-", "-"])
             continue
         s = f.source
-        rows.append([target.text, target.bar_text, _measured(f), "met" if f.met else "**missed**"])
+        rows.append([target.text, target.bar_text, f.measured, "met" if f.met else "**missed**"])
         rows[-1] += [f"`{s['command']}`", s["device"], s["date"][:10], s["commit"] or "-"]
     header = ["target", "bar", "measured", "verdict", "command", "device", "date", "commit"]
     return record.table(header, rows)

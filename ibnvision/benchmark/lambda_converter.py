@@ -35,7 +35,7 @@ RUN: dict[str, tuple[int, dict[str, Any]]] = {  # name: (patch, arguments)
     "vit_base_patch16_siglip_224": (16, {"dynamic_img_size": True, "depth": 4}),
     "beit_base_patch16_224": (16, {"depth": 4}),
 }
-SERVED = "served"
+SERVED, REFUSED, FAILED = "served", "refused", "failed"  # failed: by an error that is no refusal
 
 
 def names() -> list[str]:
@@ -63,7 +63,9 @@ def outcome(name: str) -> dict[str, Any]:
     try:
         table = to_lambda(model)
     except ValueError as error:
-        return fields | {"outcome": "refused", "reason": str(error)}
+        return fields | {"outcome": REFUSED, "reason": str(error)}
+    except Exception as error:  # what a user would meet; the other names are still asked
+        return fields | {"outcome": FAILED, "reason": f"{type(error).__name__}: {error}"}
     return fields | {"outcome": SERVED, "reason": table.rows[0].note}
 
 

@@ -18,6 +18,10 @@ Shape = tuple[int, ...]
 Make = Callable[[Shape], nn.Module]  # a module of one tensor, for its shape
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TIMED = {
+    "cpu": ("fp32",),
+    "cuda": ("fp32", "bf16"),
+}  # dtypes by device, unless others are asked for
 PASSES = ("forward", "forward+backward", "eval")
 
 

@@ -18,7 +18,7 @@ from ibnvision.testing import TOLERANCE
 
 from . import ceilings, compare, findings, measure, op_tables, record, rivals
 from .measure import Call
-from .op_rows import DTYPES, FORMATS, OPS, Case
+from .op_rows import DTYPES, FORMATS, OPS, TIMED, Case
 from .rivals import COMPILED, wanted
 
 
@@ -246,8 +246,8 @@ def main(argv: Sequence[str]) -> int:
         "--compile-minutes", type=float, metavar="M", help="leave it out of what starts later"
     )
     args = record.parse(parser, argv)
-    cuda, names = args.device == "cuda", args.op or sorted(OPS)
-    dtypes, formats = args.dtype or (["fp32", "bf16"] if cuda else ["fp32"]), args.format
+    names = args.op or sorted(OPS)
+    dtypes, formats = args.dtype or TIMED[args.device], args.format
     against = rivals.chosen(args.against)
     repeats = args.repeats or (3 if args.quick else 15)
     start, limit = time.monotonic(), 60 * (args.compile_minutes or float("inf"))

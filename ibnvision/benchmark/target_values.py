@@ -1,33 +1,41 @@
 """How the project's bars read their numbers from one run's records; NaN where it holds none."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import detection_scores, measure, record
-from .op_rows import OPS
+from .lambda_converter import FAILED
+from .op_rows import OPS, TIMED
 
 Records = Sequence[record.Record]
 OP = "ibn_norm"  # the operator whose speed most bars judge
 
 
-def _times(records: Records, **where: Any) -> dict[tuple, dict[str, float]]:
-    """(dtype, format, launch, shape) -> backend -> time, of the records that match `where`."""
+def _ratios(records: Records, top: str, bottom: str, **where: Any) -> dict[tuple, float]:
+    """(dtype, format, launch, shape) -> time of `top` by that of `bottom`, in the cases with both.
+
+    records: times; those that match `where` count. Of a run on a GPU nothing unless every case has
+    both: a compiler may have been cut off.
+    """
     cases: dict[tuple, dict[str, float]] = {}
     for r in records:
-        if r["metric"] == "time" and all(r[key] == value for key, value in where.items()):
+        if all(r[key] == value for key, value in where.items()):
             key = (r["dtype"], r["format"], r["launch"], tuple(r["shape"]))
             cases.setdefault(key, {})[r["backend"]] = r["value"]
-    return cases
-
-
-def _ratios(records: Records, top: str, bottom: str, **where: Any) -> dict[tuple, float]:
-    """Of a run on a GPU, which is cut off at its time limit, nothing unless every case has both."""
-    cases = _times(records, **where)
     both = {k: v[top] / v[bottom] for k, v in cases.items() if {top, bottom} <= set(v)}
     partial = len(both) < sum(bottom in v for v in cases.values())
     return {} if partial and records[0]["device_type"] == "cuda" else both
+
+
+def _times(records: Records, device: str, op: str = OP) -> Records:
+    """The times of an operator; of a run on a GPU, which ends at its limit, only of a whole one."""
+    found = _matching(_judged(records, device, op), "time", {})
+    asked = itertools.product(TIMED[device], OPS[op].formats, OPS[op].cuda_shapes)
+    whole = set(asked) <= {(r["dtype"], r["format"], tuple(r["shape"])) for r in found}
+    return found if whole or device != "cuda" else []
 
 
 def faster(
@@ -40,7 +48,7 @@ def faster(
 
     def value(records: Records) -> float:
         groups: dict[tuple, list[float]] = {}
-        for key, ratio in _ratios(_judged(records, device, op), top, bottom, **where).items():
+        for key, ratio in _ratios(_times(records, device, op), top, bottom, **where).items():
             groups.setdefault(key[:3], []).append(ratio)
         return min(map(measure.geometric_mean, groups.values()), default=math.nan)
 
@@ -52,7 +60,7 @@ def least(
 ) -> Callable[[Records], float]:
     """As `faster`, but the least single case."""
     return lambda records: min(
-        _ratios(_judged(records, device, op), top, bottom, **where).values(), default=math.nan
+        _ratios(_times(records, device, op), top, bottom, **where).values(), default=math.nan
     )
 
 
@@ -60,7 +68,7 @@ def copies(form: str) -> Callable[[Records], float]:
     """The kernel's training forward in copies, the most over tensors larger than the cache."""
 
     def value(records: Records) -> float:
-        judged = [r for r in _judged(records, "cpu") if r["metric"] == "time" and exceeds_cache(r)]
+        judged = [r for r in _times(records, "cpu") if exceeds_cache(r)]
         found = _ratios(judged, "kernel", "copy", format=form, **{"pass": "forward"})
         return max(found.values(), default=math.nan)
 
@@ -70,7 +78,7 @@ def copies(form: str) -> Callable[[Records], float]:
 def bandwidth(records: Records) -> float:
     """Least share of the copy bandwidth, in percent, above the cache, by CUDA-graph replay."""
     shares = []
-    judged = [r for r in _judged(records, "cuda") if r["metric"] == "time" and exceeds_cache(r)]
+    judged = [r for r in _times(records, "cuda") if exceeds_cache(r)]
     for name in ("forward", "forward+backward"):
         traffic = OPS[OP].traffic[name]
         found = _ratios(judged, "copy", "kernel", launch="graph", **{"pass": name})
@@ -128,10 +136,10 @@ def most(metric: str, device: str | None = None, **where: Any) -> Stored:
     return Stored(metric, device, where, max)
 
 
-def seeds(metric: str, row: str | None = None, **where: Any) -> Callable[[Records], float]:
-    """How many seeds a study has: the fewest behind a score of its trainings.
+def fewest(metric: str, row: str | None = None, **where: Any) -> Callable[[Records], float]:
+    """How many seeds or repetitions stand behind the records of a metric, at the least.
 
-    row: only of a study that holds this one.
+    row: only of a run that holds this one.
     """
 
     def value(records: Records) -> float:
@@ -170,18 +178,18 @@ def converted(records: Records) -> float:
 
 
 def unexplained(records: Records) -> float:
-    """How many names of transformers are neither converted nor refused with a reason."""
+    """How many names of transformers end in an error that is no refusal."""
     found = [r for r in records if r["metric"] == "models"]
-    known = {"served": True, "refused": False}
-    lost = [r for r in found if not (known.get(r["outcome"], False) or r.get("reason"))]
-    return float(sum(r["value"] for r in lost)) if found else math.nan
+    lost = [r["value"] for r in found if r["outcome"] == FAILED]
+    return float(sum(lost)) if found else math.nan
 
 
 def slowest_step(records: Records) -> float:
-    """Training step on one thread, times the fallback: the least of all sizes that were scaled."""
+    """CPU training step on one thread, times the fallback: the least of all sizes."""
     cases: dict[tuple, dict[str, float]] = {}
-    for r in records:
-        if r["metric"] == "time" and r.get("pass") == "training step" and r["threads"] == 1:
+    judged = [r for r in records if r["device_type"] == "cpu" and r["threads"] == 1]
+    for r in _matching(judged, "time", {"pass": "training step"}):
+        if r["variable"] != "threads":
             cases.setdefault((r["variable"], r["size"]), {})[r["backend"]] = r["value"]
     both = [v["fallback"] / v["kernel"] for v in cases.values() if {"fallback", "kernel"} <= set(v)]
     return min(both, default=math.nan)

@@ -80,5 +80,5 @@ def _side(r: Mapping[str, Any], even: float) -> str:
 
 def target_table(found: Sequence[findings.Finding]) -> str:
     """Judged targets as Markdown."""
-    rows = [[f.target.text, f.target.bar_text, f"{f.value:.3g}", f.target.bench] for f in found]
+    rows = [[f.target.text, f.target.bar_text, f.measured, f.target.bench] for f in found]
     return record.table(["target", "bar", "measured", "question"], rows)

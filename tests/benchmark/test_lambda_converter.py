@@ -21,6 +21,12 @@ def test_quick_runs_and_becomes_a_table(tmp_path, capsys):
     assert "mixes heads or softmaxes" in text and "vit_tiny_patch16_224" in text
 
 
+def test_an_error_that_is_no_refusal_is_told(monkeypatch):
+    monkeypatch.setattr(lambda_converter, "to_lambda", {}.__getitem__)
+    found = lambda_converter.outcome("vit_tiny_patch16_224")
+    assert found["outcome"] == "failed" and found["reason"].startswith("KeyError: ")
+
+
 def test_names_are_all_of_the_plain_transformers():
     found = lambda_converter.names()
     assert set(timm.list_models(module="vision_transformer")) < set(found)

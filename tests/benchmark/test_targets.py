@@ -1,6 +1,9 @@
+import itertools
+
 import pytest
 
 from ibnvision.benchmark import findings, targets
+from ibnvision.benchmark.op_rows import OPS, TIMED
 
 SHARED = {
     "bench": "ops", "op": "ibn_norm", "quick": False, "device_type": "cpu", "threads": 1,
@@ -8,6 +11,7 @@ SHARED = {
     "cache_bytes": 32 * 2**20, "dtype": "fp32", "launch": "launches", "metric": "time",
     "command": "ibnvision benchmark ops", "date": "2030-01-01T00:00:00", "commit": "abc",
 }  # fmt: skip
+GATE = "content_guided_attention"
 SMALL, LARGE = [8, 64, 56, 56], [2, 256, 128, 256]
 
 
@@ -17,6 +21,17 @@ def times(run, values, shape=SMALL, form="nchw", name="forward", **more):
         | {"run": run, "shape": shape, "format": form, "pass": name, "backend": b, "value": v}
         | more
         for b, v in values.items()
+    ]
+
+
+def on_gpu(run, values, op="ibn_norm", **more):
+    """Times of every case of an operator that a whole run on a GPU has."""
+    made = itertools.product(OPS[op].cuda_shapes, OPS[op].formats, TIMED["cuda"])
+    more |= {"device_type": "cuda", "op": op}
+    return [
+        record
+        for shape, form, dtype in made
+        for record in times(run, values, list(shape), form, dtype=dtype, **more)
     ]
 
 
@@ -76,9 +91,9 @@ def test_kept_bytes_take_the_worst_case():
 
 def test_bandwidth_counts_the_traffic_of_half_instance_channels():
     """Forward moves 2.5 tensors, a copy 2: a kernel of 1.25 copies runs at its bandwidth."""
-    shared = {"device_type": "cuda", "launch": "graph", "cache_bytes": 50 * 2**20}
-    records = times("1", {"kernel": 1.25, "copy": 1.0}, LARGE, **shared)
-    records += times("1", {"kernel": 6.5, "copy": 1.0}, LARGE, name="forward+backward", **shared)
+    shared = {"launch": "graph", "cache_bytes": 50 * 2**20}
+    records = on_gpu("1", {"kernel": 1.25, "copy": 1.0}, **shared)
+    records += on_gpu("1", {"kernel": 6.5, "copy": 1.0}, **shared, name="forward+backward")
     got = found(records)["GPU share of copy bandwidth above the L2, worst"]
     assert got.value == pytest.approx(50.0) and not got.met
 
@@ -92,11 +107,12 @@ def test_full_table_lists_every_target_and_its_source():
 
 
 def test_a_run_on_a_gpu_that_lacks_a_case_decides_nothing():
-    text = "GPU content_guided_attention forward, least: times eager"
-    shared = {"device_type": "cuda", "op": "content_guided_attention"}
-    whole = times("1", {"kernel": 1.0, "eager": 4.0}, **shared)
+    text, op = "GPU content_guided_attention forward, least: times eager", OPS[GATE]
+    whole = on_gpu("1", {"kernel": 1.0, "eager": 4.0}, GATE)
     assert found(whole)[text].value == pytest.approx(4.0)
-    assert text not in found(whole + times("1", {"kernel": 1.0}, LARGE, **shared))
+    assert len(whole) == 2 * len(op.cuda_shapes) * len(op.formats) * 2  # backends, dtypes
+    assert text not in found(whole[:-2])  # the limit came before the last case
+    assert text not in found(whole[:1] + whole[2:])  # or before a rival's
 
 
 def test_numbers_of_other_dtypes_and_devices_do_not_move_the_bars_of_the_cpu():
@@ -142,18 +158,20 @@ def test_rows_that_do_not_count_are_counted():
 def test_nothing_may_be_slower_than_the_fallback_at_any_size():
     head = SHARED | {"run": "1", "bench": "scaling", "pass": "training step"}
     cases = {("batch", 1): (2.0, 1.8), ("batch", 2): (1.0, 1.5), ("width", 1): (1.0, 1.2)}
+    cases[("threads", 2)] = 2.0, 1.0  # two cores are shared with whatever else runs
     records = [
         head | {"variable": variable, "size": size, "backend": backend, "value": value}
         for (variable, size), both in cases.items()
         for backend, value in zip(("kernel", "fallback"), both, strict=True)
     ]
+    assert not found([r | {"device_type": "cuda"} for r in records])
     (got,) = found(records).values()
     assert got.value == pytest.approx(0.9) and not got.met
 
 
 def test_names_without_an_answer_are_counted():
     head = SHARED | {"run": "1", "bench": "lambda_converter", "metric": "models"}
-    outcomes = [("served", "", 9), ("refused", "no attention", 4), ("refused", "", 2)]
+    outcomes = [("served", "", 9), ("refused", "no attention", 4), ("failed", "KeyError: 1", 2)]
     records = [head | {"outcome": o, "reason": why, "value": n} for o, why, n in outcomes]
     (got,) = found(records).values()
     assert got.value == 2 and not got.met
