@@ -4,7 +4,7 @@
 `merged` bring it into the records of the study, `block` makes Markdown of those.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import (
@@ -63,13 +63,15 @@ def of_study(
     }
 
 
-def merged(found: Records, metric: str, difference: str, measured: dict[str, Any]) -> Records:
-    """The records of a study, cells of `metric` and its `difference` with their image intervals."""
+def merged(
+    found: Records, metrics: Sequence[str], difference: str, measured: Mapping[str, Any]
+) -> list[record.Record]:
+    """The records of a study, cells of `metrics` and `difference` with their image intervals."""
     cells = measured["intervals"]
     apart = {(row, rival): columns for row, rival, columns in measured["differences"]}
 
     def fields(r: record.Record) -> record.Record:
-        if r["metric"] == metric:
+        if r["metric"] in metrics:
             return cells.get(r["model"], {}).get(r["column"], {})
         if r["metric"] == difference:
             row = r["row"] if "row" in r else r["model"]

@@ -1,7 +1,8 @@
 """What each test image adds to the scores of a finished run, kept in the run's folder.
 
-Of every domain a file by_image/DOMAIN.npz, with the key of what it was measured of: the checkpoint,
-the set and how the task looks at an image. Where the key is another one, it is measured anew.
+Of every domain a file by_image/DOMAIN.npz, of a row that trains nothing by_image/ROW/DOMAIN.npz,
+with the key of what it was measured of: the checkpoint, what stands beside it, the set and how the
+task looks at an image. Where the key is another one, it is measured anew.
 """
 
 import hashlib
@@ -40,7 +41,8 @@ class Again:
 
     row: its name. job: the run of this seed. made_of: what stands beside the network, as a hash or
     other plain values. load: the network of both, ready to evaluate. logged: domain -> the metric's
-    fields of it over each whole set.
+    fields of it over each whole set. at_work: as load, but what stands beside acts on every image,
+    for its cost; None: it does so as loaded.
     """
 
     row: str
@@ -48,6 +50,7 @@ class Again:
     made_of: Any
     load: Callable[[], Trained]
     logged: Mapping[str, Mapping[str, Any]]
+    at_work: Callable[[], Trained] | None = None
 
 
 def as_trained(job: Job) -> Again:
@@ -132,8 +135,8 @@ def _check(job: Job, domain: str, found: Statistics, field: str, logged: float |
     value = by_image.whole(found, field)
     if not np.isclose(value, expected, rtol=0, atol=TOLERANCE, equal_nan=True):
         raise ValueError(
-            f"last.pt and metrics.jsonl of {job.folder} must belong together, but {field} on "
-            f"{domain} is {value:.4f} by the weights and {expected:.4f} in the log"
+            f"last.pt of {job.folder} and what was logged of it must belong together, but {field} "
+            f"on {domain} is {value:.4f} by the weights and {expected:.4f} in the log"
         )
 
 

@@ -126,7 +126,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             apart = paired.difference(summary[words.PSNR], words.FULL, rival, column)
             head = {"metric": words.DIFFERENCE, "model": words.FULL, "rival": rival, "unit": "dB"}
             found += [head | {"column": column} | apart] if apart else []
-    found = [*beside.merged(found, words.PSNR, words.DIFFERENCE, results["beside"])]
+    found = beside.merged(found, [words.PSNR], words.DIFFERENCE, results["beside"])
     found += results["beside"]["records"]
     found += _gate_records(results)
     for row in results["rows"]:

@@ -13,7 +13,7 @@ from ibnvision.engine import build_model
 from ibnvision.engine.gate import find_gate
 from ibnvision.engine.predict import Trained, load_trained
 from ibnvision.methods import dark_channel
-from ibnvision.methods.gate import Gate
+from ibnvision.methods.gate import Gate, mixed
 from ibnvision.metrics import RestorationMetric, psnr
 
 from .by_image import Again
@@ -72,7 +72,7 @@ def measured(
 
 
 class Gated(nn.Module):
-    """A restoration network behind its identity gate, each image by itself."""
+    """A restoration network behind its identity gate, which acts on the hazy images of a batch."""
 
     def __init__(self, network: nn.Module, gate: Gate) -> None:
         super().__init__()
@@ -81,7 +81,11 @@ class Gated(nn.Module):
     def restore(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] in [0, 1]."""
         act: Any = self.network.restore
-        return torch.cat([self.gate.restore(image[None], act) for image in images])
+        weights = [self.gate.weight(image[None]) for image in images]
+        hazy, found = [i for i, g in enumerate(weights) if g], list(images)
+        for i, restored in zip(hazy, act(images[hazy]) if hazy else (), strict=True):
+            found[i] = mixed(images[i], restored, weights[i])
+        return torch.stack(found)
 
 
 def again(jobs: Sequence[Job], found: Mapping[int, Found]) -> list[Again]:

@@ -135,7 +135,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             apart = paired.difference(summary[words.AP50], row, rival, column)
             head = {"metric": words.DIFFERENCE, "model": row, "rival": rival, "unit": "AP50 points"}
             found += [head | {"column": column} | apart] if apart else []
-    found = [*beside.merged(found, words.AP50, words.DIFFERENCE, results["beside"])]
+    found = beside.merged(found, [words.AP50], words.DIFFERENCE, results["beside"])
     found += results["beside"]["records"]
     for row in results["rows"]:
         if spent := words.minutes(row["runs"]):

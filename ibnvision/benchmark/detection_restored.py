@@ -73,13 +73,21 @@ def rows(
 def again(
     measured: Sequence[dict[str, Any]], jobs: Sequence[Job], restorer: Restorer, sha256: str
 ) -> list[Again]:
-    """The restored runs of `rows`, for what is measured beside the scores.
+    """The restored runs of `rows`, for what is measured beside the scores; costs of an open gate.
 
     jobs: the trainings that ended. sha256: of the restorer's file.
     """
     by_folder = {str(job.folder): job for job in jobs}
+    open_ = restorer | {"gate": None}
     return [
-        Again(row["name"], by_folder[run["folder"]], sha256, partial(trained, run, restorer), found)
+        Again(
+            row["name"],
+            by_folder[run["folder"]],
+            made_of=sha256,
+            load=partial(trained, run, restorer),
+            logged=found,
+            at_work=partial(trained, run, open_),
+        )
         for row in measured
         for run in row["runs"]
         if run.get("restored") and (found := run["found"])

@@ -188,7 +188,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
             }
             | {"value": t["images_per_s"], "spread": t["spread"], "n": t["n"]}
         )
-    found = [*beside.merged(found, "miou", "difference", results["beside"])]
+    found = beside.merged(found, ["miou"], "difference", results["beside"])
     found += results["beside"]["records"]
     judged = _judged(results) if results["backbone"] == "resnet18" else {}
     found += [

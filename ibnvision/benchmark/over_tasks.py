@@ -62,11 +62,11 @@ def of_runs(runs: Mapping[str, Sequence[Records]]) -> str:
 def groups_of(bench: str, run: Records) -> list[Group]:
     """The groups of one run: one, or of the resolution study one for each probe."""
     task, metric, unit, digits = _TASKS[bench]
-    found = [r for r in run if r["metric"] == metric]
+    found = [r for r in run if r["metric"] in (metric, resolution_scores.OVER_SIZES)]
     costs = {(r["model"], r["metric"]): r["value"] for r in run if _is_cost(r)}
     parts = {"": found}
     if bench == "resolution":
-        parts = {p: _by_scale(run, p) for p in resolution_scores.PROBES}
+        parts = {p: [r for r in found if r["probe"] == p] for p in resolution_scores.PROBES}
     return [
         Group(
             title=", ".join(filter(None, [task, part, run[0].get("backbone", ""), unit])),
@@ -95,18 +95,6 @@ def _is_cost(r: Mapping[str, Any]) -> bool:
 def _ece(run: Records, probe: str) -> dict[tuple[str, str], float]:
     found = [r for r in run if r["metric"] == ECE and r.get("probe", "") == probe]
     return {(r["model"], f"{ECE}, {r['column']}"): r["value"] for r in found}
-
-
-def _by_scale(found: Records, probe: str) -> list[record.Record]:
-    """Cells as of a study whose source is the trained size and whose targets are larger ones."""
-    cells = []
-    for r in (r for r in found if r.get("probe") == probe):
-        if r["metric"] == resolution_scores.OVER_SIZES:
-            cells.append(r)
-        elif r["metric"] == resolution_scores.MIOU:
-            role = "source" if r["scale"] == 1 else "target"
-            cells.append(r | {"column": resolution_scores.column(r["scale"]), "role": role})
-    return cells
 
 
 def _block(group: Group) -> str:

@@ -12,12 +12,13 @@ on 100 images, mIoU by 0.0): the score itself stands at the middle of its interv
 
 Domains that show the same scenes in another appearance (`scenes` of `by_image.measured`) are
 redrawn together: a hard scene is hard in all of them, and a mean over domains that were redrawn
-each for itself would look surer than it is. Other domains are redrawn independently.
+each for itself would look surer than it is. One of them may show only the first of these scenes.
+Other domains are redrawn independently.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentiles).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,20 +54,19 @@ def redraw(
 
     Raises: ValueError where two runs were not measured on the same pictures of a domain.
     """
-    sets = _sets(stats)
+    sets = {domain: found for domain, found in _sets(stats).items() if found[1] >= LEAST}
     weights = {
         scenes: _weights(scenes, images, draws, seed)
-        for scenes, images in set(sets.values())
-        if images >= LEAST
+        for scenes, images in _largest(sets.values()).items()
     }
     values: dict[str, dict[int, dict[str, Array]]] = {}
     for row, by_seed in stats.items():
         values[row] = {}
         for number, found in by_seed.items():
             redrawn = {
-                domain: by_image.scores(one, field, weights[sets[domain][0]]).tolist()
-                for domain, one in found.items()
-                if domain in roles and sets[domain][0] in weights
+                d: by_image.scores(one, field, weights[sets[d][0]][:, : sets[d][1]]).tolist()
+                for d, one in found.items()
+                if d in roles and d in sets
             }
             table = [
                 scores.of_run({domain: column[r] for domain, column in redrawn.items()}, roles)
@@ -159,11 +159,19 @@ def _sets(stats: Stats) -> dict[str, tuple[str, int]]:
     return sets
 
 
+def _largest(sets: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Scenes -> the most images that a set shows of them; another set shows the first of these."""
+    found: dict[str, int] = {}
+    for scenes, images in sets:
+        found[scenes] = max(images, found.get(scenes, 0))
+    return found
+
+
 def _images(sets: Mapping[str, tuple[str, int]], roles: scores.Roles) -> dict[str, int]:
     """Column -> how many images were redrawn for it."""
 
     def count(*asked: str) -> int:
-        return sum(images for _, images in {sets[d] for d in asked if d in sets})
+        return sum(_largest(sets[d] for d in asked if d in sets).values())
 
     source, target = ([d for d, r in roles.items() if r == role] for role in ("source", "target"))
     derived = {scores.SOURCE: source, scores.MEAN: target, scores.WORST: target}

@@ -172,19 +172,19 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
     found: list[record.Record] = []
     for name, probes in results["scores"].items():
         for probe, by_seed in probes.items():
-            for place, scale in enumerate(words.SCALES):
+            for at, scale in enumerate(words.SCALES):
                 head = {"metric": words.MIOU, "unit": "% mIoU", "probe": probe, "scale": scale}
-                cell = measure.cell({int(seed): row[place] for seed, row in by_seed.items()})
-                found.append(head | _head(views[name]) | cell)
+                cell = measure.cell({int(seed): row[at] for seed, row in by_seed.items()})
+                found.append(head | words.place(scale) | _head(views[name]) | cell)
     for row, rival in PAIRS:
         for probe in words.PROBES:
             ours, theirs = (results["scores"].get(n, {}).get(probe, {}) for n in (row, rival))
-            for place, scale in enumerate(words.SCALES):
-                both = {int(s): ours[s][place] - theirs[s][place] for s in ours if s in theirs}
+            for at, scale in enumerate(words.SCALES):
+                both = {int(s): ours[s][at] - theirs[s][at] for s in ours if s in theirs}
                 if both:
                     head = {"metric": words.DIFFERENCE, "rival": rival, "unit": "mIoU points"}
                     head |= {"probe": probe, "scale": scale} | _head(views[row])
-                    found.append(head | measure.cell(both))
+                    found.append(head | words.place(scale) | measure.cell(both))
     found = resolution_images.merged(found, results["beside"])
     for cost in results["costs"]:
         head = _head(views[cost["view"]]) | {"scale": cost["scale"], "n": cost["n"]}

@@ -17,7 +17,7 @@ from .run_results import cell_records
 
 Views = Mapping[str, Mapping[int, Mapping[str, Statistics]]]  # view -> seed -> size, as "2x"
 
-ROLES = {words.size(scale): "source" if scale == 1 else "target" for scale in words.SCALES}
+ROLES = {words.size(scale): words.place(scale)["role"] for scale in words.SCALES}
 
 
 def of_probe(stats: Views, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -54,20 +54,12 @@ def merged(
     found: Sequence[record.Record], by_probe: Mapping[str, Mapping[str, Any]]
 ) -> list[record.Record]:
     """The records of a study, and those of `of_probe` by probe, each with its image interval."""
-    every = [*found]
-    for probe, measured in by_probe.items():
-        every += [r | {"probe": probe} for r in measured["records"]]
     made = []
-    for r in every:
-        measured = by_probe.get(r.get("probe", ""), beside.NOTHING)
-        column = r.get("column") or words.column(r.get("scale"))
-        fields: record.Record = {}
-        if r["metric"] in (words.MIOU, words.OVER_SIZES):
-            fields = measured["intervals"].get(r["model"], {}).get(column, {})
-        elif r["metric"] == words.DIFFERENCE:
-            cells = {(row, rival): cells for row, rival, cells in measured["differences"]}
-            fields = cells.get((r["model"], r["rival"]), {}).get(column, {})
-        made.append(r | fields)
+    for probe in words.PROBES:
+        measured = by_probe.get(probe, beside.NOTHING)
+        mine = [*found, *(r | {"probe": probe} for r in measured["records"])]
+        mine = [r for r in mine if r["probe"] == probe]
+        made += beside.merged(mine, [words.MIOU, words.OVER_SIZES], words.DIFFERENCE, measured)
     return made
 
 

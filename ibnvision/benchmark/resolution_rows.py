@@ -120,6 +120,7 @@ class Scores:
         """
         weights = job.folder / "last.pt"
         identity = [sha256_of(weights), *self.facts]
+        scenes = np.array(digest(self.facts))  # of all probes: a sheet's parts are the first ones
         found: dict[str, list[Statistics]] = {}
         model: nn.Module | None = None
         for probe in PROBES:
@@ -131,7 +132,7 @@ class Scores:
                     model = model or network(view, weights)
                     kept = self._measured(model, probe, scale)
                     by_image.write(path, key, kept)
-                found.setdefault(probe, []).append(kept)
+                found.setdefault(probe, []).append({**kept, "scenes": scenes})
         parts = [
             f"{p} {', '.join(f'{whole(one, FIELD):.1f}' for one in row)}"
             for p, row in found.items()
@@ -152,8 +153,7 @@ class Scores:
                 for part in zip(*(_parts(each, side) for each in whole_picture), strict=True):
                     metrics.append(task.new_metric(self.classes))
                     metrics[-1].update(*(each[None] for each in part))
-        scenes = digest(self.facts, len(metrics))  # from the first on
-        return {**statistics(metrics), "scenes": np.array(scenes)}
+        return statistics(metrics)
 
 
 def _sheet(pairs: Sequence[Pair], side: int) -> Pair:

@@ -52,9 +52,11 @@ def size(scale: int) -> str:
     return f"{scale}x"
 
 
-def column(scale: int | None) -> str:
-    """The column of `scores.columns` that holds a size: the trained one is the source."""
-    return scores.SOURCE if scale == 1 else f"{scale}x"
+def place(scale: int) -> record.Record:
+    """`column` of `scores.columns` and `role` of a size: the trained one is the source."""
+    if scale == 1:
+        return {"column": scores.SOURCE, "role": "source"}
+    return {"column": size(scale), "role": "target"}
 
 
 def block(records: Records) -> str:

@@ -98,21 +98,21 @@ def records(jobs: Sequence[Job], repeats: int, more: Sequence[Again] = ()) -> li
         of_row[name] = shared.setdefault(digest(first.cfg.model, first.cfg.model_args), first)
     if not jobs:
         return []
+    added: dict[str, Again] = {}
     with measure.threads(1):
         models = {job.row.name: network(job) for job in shared.values()}
-        added: dict[str, nn.Module] = {}
         for run in more:
-            if run.row not in added:
-                added[run.row] = _folded(run.load())
-        models |= added
+            added.setdefault(run.row, run)
+        models |= {name: _folded((run.at_work or run.load)()) for name, run in added.items()}
         measured = _measured(jobs[0].base, models, repeats)
     found = []
     for name, job in of_row.items():
         weights = "trained" if final_scores(job) else "untrained"
         head = {"model": name, "network_of": job.row.name, "weights": weights, "threads": 1}
         found += [head | fields for fields in measured[job.row.name]]
-    for name in added:
+    for name, run in added.items():
         head = {"model": name, "network_of": name, "weights": "trained", "threads": 1}
+        head |= {"beside": "at work"} if run.at_work else {}
         found += [head | fields for fields in measured[name]]
     return found
 
@@ -209,6 +209,8 @@ def shown(found: Sequence[record.Record]) -> str:
     text += "without weights. "
     if any(r["model"] != r["network_of"] for r in rates):
         text += "Rows that share a network are measured once; below the first one stands for them. "
+    if any("beside" in r for r in rates):
+        text += "Rows behind a restorer are timed with their gate open, as they run in haze. "
     ratios = [r for r in found if r["metric"] == RATIO and r["model"] == r["network_of"]]
     if not ratios:
         return text + "No kernels are at hand here, so there is nothing to compare."

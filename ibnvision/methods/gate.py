@@ -56,10 +56,12 @@ class Gate(NamedTuple):
         At weight 0 the image itself comes back and restore is not called; at weight 1 what it gave.
         """
         g = self.weight(image)
-        if g == 0:
-            return image
-        restored = restore(image)
-        return restored if g == 1 else torch.lerp(image, restored.to(image), g)
+        return image if g == 0 else mixed(image, restore(image), g)
+
+
+def mixed(image: Tensor, restored: Tensor, g: float) -> Tensor:
+    """The weighted mean of the head of this file, of one shape; at weight 1 `restored` itself."""
+    return restored if g == 1 else torch.lerp(image, restored.to(image), g)
 
 
 def gate_between(low: float, high: float) -> Gate:

@@ -24,7 +24,7 @@ def test_image_intervals_go_to_the_cells_and_differences_they_belong_to():
         cell("difference", model="IBN-a", rival="BN"),
         {"metric": "training images/s", "model": "BN"},
     ]
-    got = beside.merged(found, "miou", "difference", MEASURED)
+    got = beside.merged(found, ["miou"], "difference", MEASURED)
     assert [r.get("image_low") for r in got] == [1.0, None, None, -1.0, -1.0, None, None]
     assert got[0]["image_high"] == 3.0 and got[3]["image_high"] == 2.0 and got[2] == found[2]
 

@@ -335,12 +335,18 @@ def test_tiny_end_to_end(tmp_path, capsys):
 
 
 def test_a_gated_network_restores_each_image_as_far_as_it_is_hazy():
+    seen = []
+
     class Dark(torch.nn.Module):
         def restore(self, images):
+            seen.append(len(images))
             return images / 2
 
-    images = torch.stack([torch.zeros(3, 40, 40), torch.full((3, 40, 40), 0.9)])
+    images = torch.stack([torch.full((3, 40, 40), level) for level in (0.0, 0.9, 0.55, 0.7)])
     images[0, :, :20] = 0.4  # no haze: half of it is black
     gated = dehazing_rows.Gated(Dark(), Gate(0.5, 0.6))
     restored = gated.restore(images)
     assert torch.equal(restored[0], images[0]) and torch.equal(restored[1], images[1] / 2)
+    torch.testing.assert_close(restored[2], 0.75 * images[2])  # half open
+    assert torch.equal(restored[3], images[3] / 2) and seen == [3]  # the hazy ones at once
+    assert torch.equal(gated.restore(images[:1]), images[:1]) and seen == [3]

@@ -82,7 +82,7 @@ def test_images_of_a_restored_run_come_to_its_score_and_its_network_is_timed(
     run = {"seed": 3, "folder": str(engine.train(job.cfg)), "found": {}}
     rows = [{"name": row.name, "command": "x", "runs": [run], "failed": {}}]
     restorer, facts = detection_restored.load(weights)
-    restorer |= {"gate": None}  # every picture is restored
+    assert restorer["gate"] is not None  # shut on clear pictures
     measured = detection_restored.rows(rows, restorer, DOMAINS, str)
     (again,) = detection_restored.again(measured, [job], restorer, facts["sha256"])
     assert again.row == "Faster R-CNN BN, restored" and again.job == job
@@ -102,6 +102,14 @@ def test_images_of_a_restored_run_come_to_its_score_and_its_network_is_timed(
         by_image.of_run(other, DOMAINS, str)
 
     monkeypatch.setattr(row_costs, "_interleaved", lambda calls, n: dict.fromkeys(calls, ONE_TIME))
-    costs = row_costs.records([job], 1, [again])
+    costs = row_costs.records([job], 1, [dataclasses.replace(again, load=None)])
     live = {r["model"]: r["value"] for r in costs if r["metric"] == row_costs.LIVE}
     assert set(live) == {row.name, again.row}
+    assert {r["model"] for r in costs if "beside" in r} == {again.row}
+    assert "timed with their gate open" in row_costs.table(costs)
+
+    for load, times in ((again.load, 0), (again.at_work, 1)):  # on a clear picture
+        called, network = [], load().model.eval()
+        network.restorer.restore = lambda images, to=called: (to.append(1), images)[1]
+        network([torch.rand(3, 64, 96)])
+        assert len(called) == times

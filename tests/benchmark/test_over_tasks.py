@@ -1,4 +1,4 @@
-from ibnvision.benchmark import over_tasks, record, scores
+from ibnvision.benchmark import over_tasks, record, resolution_scores, scores
 
 ROLES = {"streets_day": "source", "streets_fog": "target", "streets_night": "target"}
 PLAIN = {0: (50.0, 20.0, 10.0), 1: (52.0, 22.0, 12.0), 2: (54.0, 24.0, 17.0)}
@@ -80,7 +80,9 @@ def test_rows_that_did_not_converge_are_named_and_compared_with_nothing():
 def test_scales_are_the_targets_of_the_resolution_study():
     head = {"bench": "resolution", "metric": "miou", "model": "dense", "probe": "scene"}
     run: list[record.Record] = [
-        head | {"scale": scale, "value": at, "n": 2, "values": {"0": at - 1, "1": at + 1}}
+        head
+        | resolution_scores.place(scale)
+        | {"scale": scale, "value": at, "n": 2, "values": {"0": at - 1, "1": at + 1}}
         for scale, at in ((1, 61.0), (2, 51.0), (3, 31.0))
     ]
     over = head | {"metric": "miou over sizes", "role": "derived", "n": 2}

@@ -68,6 +68,18 @@ def test_other_scenes_are_redrawn_independently():
     assert (values["worst target"] == np.minimum(values["fog"], values["night"])).all()
 
 
+def test_a_set_of_the_first_scenes_is_redrawn_with_the_others():
+    stats = {"row": {0: run(RISING, RISING, RISING[:12])}}
+    drawn = redraws.redraw(stats, ROLES, FIELD)
+    values = drawn.values["row"][0]
+    # over 12 of 20 scenes: how often a redraw holds each one is the same in both means
+    assert np.corrcoef(values["fog"], values["night"])[0, 1] > 0.4
+    assert (values["fog"] == values["source"]).all()
+    assert values["night"].mean() == pytest.approx(5.5, abs=0.1)
+    assert drawn.images["night"] == 12
+    assert drawn.images["target mean"] == 20 and drawn.images["gap"] == 20
+
+
 def test_the_draw_depends_on_nothing_but_seed_and_scenes():
     one = redraws.redraw(STATS, ROLES, FIELD, draws=20).values["ours"][0]["fog"]
     again = redraws.redraw({"ours": STATS["ours"]}, {"fog": "target"}, FIELD, draws=20)
