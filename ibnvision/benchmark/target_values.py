@@ -11,6 +11,7 @@ from .lambda_converter import FAILED
 from .op_rows import OPS, TIMED
 
 Records = Sequence[record.Record]
+SAME = 1e-5  # relative difference of features that are called the same
 OP = "ibn_norm"  # the operator whose speed most bars judge
 
 
@@ -173,8 +174,9 @@ def unconverged(records: Records) -> float:
 
 
 def converted(records: Records) -> float:
-    """How many networks were compared with themselves before conversion."""
-    return float(len({r["model"] for r in records if r["metric"] == "difference"})) or math.nan
+    """How many networks have the features of before when a window covers their grid."""
+    found = _matching(records, "difference", {"window": "whole"})
+    return float(sum(r["value"] <= SAME for r in found)) if found else math.nan
 
 
 def unexplained(records: Records) -> float:

@@ -169,6 +169,16 @@ def test_nothing_may_be_slower_than_the_fallback_at_any_size():
     assert got.value == pytest.approx(0.9) and not got.met
 
 
+def test_networks_that_a_conversion_changes_do_not_count():
+    head = SHARED | {"run": "1", "bench": "lambda_converter", "metric": "difference"}
+    values = {"a": 1e-6, "b": 2e-5, "c": 0.0}
+    records = [head | {"model": m, "window": "whole", "value": v} for m, v in values.items()]
+    records.append(head | {"model": "a", "window": "5", "value": 0.3})
+    got = found(records)
+    assert got["window over the grid against SDPA, the most"].value == 2e-5
+    assert got["timm networks that stay within it"].value == 2
+
+
 def test_names_without_an_answer_are_counted():
     head = SHARED | {"run": "1", "bench": "lambda_converter", "metric": "models"}
     outcomes = [("served", "", 9), ("refused", "no attention", 4), ("failed", "KeyError: 1", 2)]
