@@ -65,7 +65,7 @@ def tables(records: Sequence[record.Record]) -> str:
         rows = []
         for name in dict.fromkeys(r["corruption"] for r in here):
             found = {
-                r.get("backend", r["metric"]): f"{r['value']:.3g}"
+                r.get("backend", r["metric"]): record.number(r["value"])
                 for r in here
                 if r["corruption"] == name
             }

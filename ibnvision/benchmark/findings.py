@@ -20,9 +20,9 @@ class Finding:
     @property
     def measured(self) -> str:
         """The value, in brackets its interval."""
-        text = f"{self.value:.3g}"
+        text = record.number(self.value)
         if self.interval:
-            text += f" ({self.interval[0]:.3g} to {self.interval[1]:.3g})"
+            text += f" ({record.number(self.interval[0])} to {record.number(self.interval[1])})"
         return text
 
     @property

@@ -68,7 +68,7 @@ def standing(group: Sequence[record.Record], backends: Sequence[str]) -> str:
             ratios[side].append(theirs["value"] / ours["value"])
         for side, found in ratios.items():
             if found:
-                mean = _number(measure.geometric_mean(found))
+                mean = record.number(measure.geometric_mean(found))
                 sides[side].append(f"{rival} in {len(found)} of {len(pairs)} ({mean} x)")
     told = [f"{side} {', '.join(found)}" for side, found in sides.items() if found]
     title = ", ".join(key(group[0])[:3])
@@ -97,18 +97,14 @@ def _row(
     title: str, values: dict[str, float], columns: Sequence[str], traffic: float | None
 ) -> list[str]:
     numbers = _numbers(values, columns, traffic)
-    return [title, _number(values.get("kernel", math.nan)), *map(_number, numbers)]
+    return [title, record.number(values.get("kernel", math.nan)), *map(record.number, numbers)]
 
 
 def _mean_row(
     title: str, cases: list[dict[str, float]], columns: Sequence[str], traffic: float | None
 ) -> list[str]:
     numbers = zip(*(_numbers(values, columns, traffic) for values in cases), strict=True)
-    return [title, "", *(_number(measure.geometric_mean(column)) for column in numbers)]
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return [title, "", *(record.number(measure.geometric_mean(column)) for column in numbers)]
 
 
 def _kept_table(kept: list[record.Record]) -> str:
@@ -119,7 +115,7 @@ def _kept_table(kept: list[record.Record]) -> str:
     rows = [
         [f"{op} {dtype} {form} {part} {shape}"]
         + [f"{v[b] / 2**20:.1f}" if b in v else "-" for b in ("kernel", "eager")]
-        + [_number(_ratio(v, "kernel", "eager"))]
+        + [record.number(_ratio(v, "kernel", "eager"))]
         for (op, dtype, form, part, shape), v in cases.items()
     ]
     return "**Kept for the backward**\n\n" + record.table(

@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import shlex
@@ -193,6 +194,13 @@ def read_folder(folder: Path) -> list[Record]:
     paths = [folder / f"{bench}.jsonl" for bench in (*BENCHES, *TOOLS)]
     records = [r for path in paths if path.is_file() for r in read(path)]
     return sorted(records, key=lambda r: r["run"])
+
+
+def number(value: float | None) -> str:
+    """Three digits, more before the point where it takes more, "-" for None and nan."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

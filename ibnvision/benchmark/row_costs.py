@@ -182,7 +182,7 @@ def table(found: Sequence[record.Record]) -> str:
     ]
     columns = list(dict.fromkeys(kinds))
     lines = [
-        [row, *(_number(cells.get((row, *column))) for column in columns)]
+        [row, *(record.number(cells.get((row, *column))) for column in columns)]
         for row in dict.fromkeys(row for row, *_ in cells)
     ]
     head = [
@@ -191,12 +191,6 @@ def table(found: Sequence[record.Record]) -> str:
     ]
     text = record.table(["inference, images/CPU-s", *head], lines)
     return f"{text}\n\n{shown(found)}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def shown(found: Sequence[record.Record]) -> str:

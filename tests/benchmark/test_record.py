@@ -54,6 +54,11 @@ def test_table_aligns_and_keeps_every_cell():
     assert lines == ["| row   |   a |", "| ----- | --: |", "| BN    | 1.5 |", "| IBN-b |  20 |"]
 
 
+def test_numbers_are_read_without_exponents():
+    found = [record.number(v) for v in (0.51649, 9.996, 1013.8, -1013.8, None, float("nan"))]
+    assert found == ["0.516", "10", "1014", "-1014", "-", "-"]
+
+
 def test_replace_file_leaves_no_temporary(tmp_path):
     record.replace_file(tmp_path / "a.txt", "one")
     record.replace_file(tmp_path / "a.txt", b"two")
