@@ -29,6 +29,7 @@ from . import (
 
 Records = Sequence[record.Record]
 NOTHING = "Nothing is recorded yet."
+SETTING = "setting"  # of records: the config of a study where it is no preset's
 
 
 def readme_tables(records: Records) -> dict[str, str]:
@@ -64,8 +65,15 @@ def newest_runs(records: Records, bench: str) -> list[list[record.Record]]:
 
 
 def newest(records: Records, subject: str) -> list[list[record.Record]]:
-    """The newest run of every value of the field `subject`; of all records where none has it."""
-    last = {r[subject]: r["run"] for r in records if subject in r} or {"": records[-1]["run"]}
+    """The newest run of every value of the field `subject`; of all records where none has it.
+
+    A run that tells no setting is of the presets' own and stands beside those that tell one.
+    """
+    last = {r[subject]: r["run"] for r in records if subject in r}
+    if subject == SETTING or not last:
+        told = {r["run"] for r in records if subject in r}
+        own = [r["run"] for r in records if r["run"] not in told]
+        last |= {"": own[-1]} if own else {}
     return [
         [r for r in records if r["run"] == run and last.get(r.get(subject), run) == run]
         for run in sorted(set(last.values()))
@@ -96,7 +104,8 @@ def _cells(run: Sequence[record.Record]) -> str:
     ]
     text = record.table(header, rows)
     apart = [{**r, "mean": r["value"]} for r in run if r["metric"] == "difference"]
-    parts = [f"Backbone {run[0]['backbone']}." if "backbone" in run[0] else "", text]
+    studied = [key for key in ("setting", "backbone") if run[0].get(key)]
+    parts = [" ".join(f"{key.capitalize()} {run[0][key]}." for key in studied), text]
     parts += [comparisons.table(apart)]
     parts += [beside.block(run, "miou", "mIoU %")]
     parts += [record.table(["training", "images/CPU-s"], speeds) if speeds else ""]
@@ -123,8 +132,8 @@ MAKERS: dict[str, tuple[str, Callable[[Records], str]]] = {
     "lambda_converter": ("", lambda_converter.tables),
     "generalization": ("study", _cells),
     "all_tasks": ("preset", all_tasks.tables),
-    "dehazing": ("", _dehazing),
-    "detection": ("", _detection),
+    "dehazing": (SETTING, _dehazing),
+    "detection": (SETTING, _detection),
     "corruptions": ("", corruptions.tables),
     "resolution": ("", resolution_images.after),
     "severity": ("study", severity_tables.block),

@@ -31,10 +31,13 @@ class Finding:
 
 
 def judge(records: Records) -> list[Finding | None]:
-    """For each of TARGETS what its newest full run says; None where no run holds the number."""
+    """For each of TARGETS what its newest full run says; None where no run holds the number.
+
+    Studies of a setting that is no preset's decide none: the bars were set for the presets' own.
+    """
     runs: dict[str, list[record.Record]] = {}
     for r in records:
-        if not r["quick"]:
+        if not r["quick"] and not r.get("setting"):
             runs.setdefault(r["run"], []).append(r)
     found: list[Finding | None] = []
     for target in TARGETS:

@@ -160,9 +160,9 @@ def collect(
 
 def records_of(results: Mapping[str, Any], common: record.Record) -> list[record.Record]:
     """One record per cell of the table, per throughput, and per number that a target judges."""
-    common = common | {
-        "backbone": results["backbone"],
-        "study": f"{results['backbone']}, {len(results['rows'])} rows",
+    common = common | {"backbone": results["backbone"]}
+    common |= {
+        "study": f"{record.about(common)}, {len(results['rows'])} rows",
         "threads": 1,
         "protocol": results["protocol"],
         "dtype": "fp32",
@@ -190,7 +190,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
         )
     found = beside.merged(found, ["miou"], "difference", results["beside"])
     found += results["beside"]["records"]
-    judged = _judged(results) if results["backbone"] == "resnet18" else {}
+    judged = _judged(results) if record.about(common) == "resnet18" else {}
     found += [
         {"metric": name, "value": value, "n": 1}
         for name, value in judged.items()
@@ -200,7 +200,7 @@ def records_of(results: Mapping[str, Any], common: record.Record) -> list[record
 
 
 def _judged(results: Mapping[str, Any]) -> dict[str, float | None]:
-    """The numbers of targets: of the quick preset's backbone."""
+    """The numbers of targets: of the presets' own config and the quick one's backbone."""
     summary = results["summary"]
     judged: dict[str, Any] = {}
     gain = scores.advantage(summary, "IBN-b", scores.BASE, scores.MEAN)

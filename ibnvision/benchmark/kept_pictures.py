@@ -132,7 +132,7 @@ def keep_pictures(
     for sample, content in samples.items():
         if sample.file:
             record.replace_file(target / sample.file, content)
-    _rewrite_index(target, first["bench"], first.get("study", ""), list(samples))
+    _rewrite_index(target, first["bench"], _study(first), list(samples))
     return [target / sample.file for sample in samples if sample.file]
 
 
@@ -161,6 +161,11 @@ def _rewrite_index(place: Path, question: str, study: str, new: Sequence[Sample]
         (place / name).unlink(missing_ok=True)
 
 
+def _study(first: record.Record) -> str:
+    """What tells the studies of a question apart; "" where there is one alone."""
+    return str(first.get("study", record.about(first)))
+
+
 def _distinct(drawn: Sequence[Drawn], folder: Path) -> list[tuple[Drawn, Image.Image]]:
     """The first scenes; rows whose pictures of a domain are the same share one."""
     found: dict[tuple[str, str], tuple[Drawn, Image.Image]] = {}
@@ -184,7 +189,7 @@ def _with_files(
     domains = [one.domain for one, _ in drawn]
     found = {}
     for (one, _), (content, (width, height)) in zip(drawn, shrunk, strict=True):
-        parts = [first["bench"], first.get("study", ""), one.domain]
+        parts = [first["bench"], _study(first), one.domain]
         parts += [one.rows[0]] if domains.count(one.domain) > 1 else []
         name = "-".join(Row(part, ()).key for part in parts if part) + ".webp"
         sample = _sample(results, first, one)
@@ -222,7 +227,7 @@ def _sample(results: Results, first: record.Record, one: Drawn) -> Sample:
     return Sample(
         question=first["bench"],
         run=first["run"],
-        study=first.get("study", ""),
+        study=_study(first),
         domain=one.domain,
         role=results["roles"][one.domain],
         rows=one.rows,

@@ -69,7 +69,7 @@ def groups_of(bench: str, run: Records) -> list[Group]:
         parts = {p: [r for r in found if r["probe"] == p] for p in resolution_scores.PROBES}
     return [
         Group(
-            title=", ".join(filter(None, [task, part, run[0].get("backbone", ""), unit])),
+            title=", ".join(filter(None, [task, part, record.about(run[0]), unit])),
             protocol=run[0].get("protocol", ""),
             cells={(r["model"], r["column"]): r for r in cells},
             costs=costs | _ece(run, part),

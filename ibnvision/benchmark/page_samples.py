@@ -33,7 +33,7 @@ def _study(run: Records, kept: Kept) -> str:
     first = kept[0][0]
     metric, unit, short = SCORES[first.question]
     rows = {(r["model"], r["column"]): r for r in run if r["metric"] == metric}
-    title = TITLE + (f", {run[0]['backbone']}" if "backbone" in run[0] else "")
+    title = ", ".join(filter(None, [TITLE, record.about(run[0])]))
     words = f"{first.words} Below: {unit} on the whole split, mean over seeds. "
     words += f"Networks of seed {first.seed} after {first.step} steps, commit {first.commit}, "
     words += f"protocol {first.protocol[:16]}."

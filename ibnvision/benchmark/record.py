@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,11 @@ def read_folder(folder: Path) -> list[Record]:
     paths = [folder / f"{bench}.jsonl" for bench in (*BENCHES, *TOOLS)]
     records = [r for path in paths if path.is_file() for r in read(path)]
     return sorted(records, key=lambda r: r["run"])
+
+
+def about(r: Mapping[str, Any]) -> str:
+    """Which study of its question a record is of: a setting that is no preset's, the backbone."""
+    return ", ".join(r[key] for key in ("setting", "backbone") if r.get(key))
 
 
 def number(value: float | None) -> str:

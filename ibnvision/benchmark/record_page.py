@@ -137,7 +137,7 @@ def _verdict(side: str, found: Sequence[findings.Finding | None], runs: Runs) ->
 
 def _statements(bench: str, run: Records, side: str) -> list[str]:
     """List items: what the generated text of a run says on that side, with a link to it."""
-    study = f", {run[0]['backbone']}" if "backbone" in run[0] else ""
+    study = ", ".join(filter(None, ["", record.about(run[0])]))
     found = verdicts.sorted_out(verdicts.statements(blocks.of_runs(bench, [run])))[side]
     place = f'<a href="#{bench}">{_title(bench)}</a>{html.escape(study)}'
     return [f"<li>{place}: {markdown.inline(text)}</li>" for text in found]
@@ -155,7 +155,7 @@ def _headline(studies: Sequence[Records]) -> str:
     drawn, apart = [], []
     for number, run in enumerate(studies):
         made = page_plots.headline(run)
-        name = str(run[0].get("backbone", "backbone"))
+        name = record.about(run[0]) or "backbone"
         if made:
             title = f"Target mean mIoU against training images per CPU second, {name}"
             drawn.append(page_plots.svg(made, f"headline{number}", title))

@@ -19,6 +19,7 @@ def parser(bench: str, about: str | None, presets: Mapping[str, str]) -> argpars
     made.add_argument(
         "overrides", nargs="*", metavar="key=value", help="of the config, for every row"
     )
+    made.set_defaults(own_configs=tuple(presets.values()))
     made.add_argument("--preset", choices=sorted(presets), default="quick")
     made.add_argument("--config", help="a config name or TOML file in place of the preset's")
     made.add_argument("--seeds", help="such as 0,1,2")
@@ -48,8 +49,8 @@ def parse(
     shorter: Sequence[str] = (),
 ) -> argparse.Namespace:
     """The arguments; `seeds`, `rows` (of plans.Row) and `overrides` (with those of --data last) as
-    lists, `workers` as a number, `conclusive`: whether this is more than a check that it works.
-    Else the parser's error.
+    lists, `workers` as a number, `setting`: the config where it is no preset's, `conclusive`:
+    whether this is more than a check that it works. Else the parser's error.
 
     seeds, rows: preset -> those that are trained where none are named. shorter: overrides that make
     the quick preset short, from which nothing is to be concluded.
@@ -68,6 +69,8 @@ def parse(
     args.rows = _rows(made, rows[args.preset], args.rows, args.add)
     if args.preset == "quick":
         args.overrides = [*shorter, *args.overrides]
+    own = args.config is None or args.config in args.own_configs
+    args.setting = "" if own else Path(args.config).stem
     args.conclusive = args.preset != "tiny" and not args.overrides
     for pair in args.data:
         if not all(pair.partition("=")):

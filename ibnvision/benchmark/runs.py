@@ -61,6 +61,8 @@ def train_all(
 ) -> Trained | None:
     """Announce and run the trainings of a benchmark; None, said aloud, where none finished."""
     common, say = announce(bench, argv, args, jobs, out), speaker(begin)
+    if args.setting:
+        common["setting"] = args.setting
     state = State(out)
     outcome = run_jobs(
         jobs, config_name, state, workers=args.workers, budget_s=budget_s, say=say, begin=begin

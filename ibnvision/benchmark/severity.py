@@ -96,10 +96,10 @@ def manifest_of(
 
 
 def study_name(study: Mapping[str, Any], rows: Sequence[str], left: Mapping[str, str]) -> str:
-    """The question of a study and its backbone, and how many rows where some were not asked for."""
+    """The question, setting and backbone of a study, and how many rows where not all were asked."""
     names = [row["name"] for row in study["rows"]]
     parts = [study["environment"].get("bench", STUDIES[0])]
-    parts += [study["backbone"]] if "backbone" in study else []
+    parts += [about] if (about := record.about(study["environment"] | study)) else []
     unasked = [name for name in names if name not in rows and name not in left]
     return ", ".join([*parts, *([f"{len(rows)} of {len(names)} rows"] if unasked else [])])
 

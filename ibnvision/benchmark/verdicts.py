@@ -52,7 +52,7 @@ def differences(run: Records) -> dict[str, list[str]]:
     sides: dict[str, list[str]] = {LOST: [], OPEN: [], WON: []}
     for r in run:
         if r["bench"] == "generalization" and r["metric"] == "difference" and "low" in r:
-            text = f"{r.get('backbone', '')}: {r['row']} minus {r['rival']}, {r['column']}: "
+            text = f"{record.about(r)}: {r['row']} minus {r['rival']}, {r['column']}: "
             text += f"{paired.signed(r, 1)} {r['unit']}"
             sides[_side(r, 0.0)].append(text.removeprefix(": "))
     return sides

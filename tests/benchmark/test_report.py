@@ -109,6 +109,14 @@ def test_every_operator_shows_its_newest_run():
     assert "(1, 2)" not in text and "(3, 4)" in text and "(5, 6)" in text
 
 
+def test_another_setting_stands_beside_the_presets_own():
+    first = {"run": "a", "model": "BN"}
+    later = {"run": "b", "model": "BN", "setting": "det_own"}
+    assert blocks.newest([first, later], "setting") == [[first], [later]]
+    newest = first | {"run": "c"}
+    assert blocks.newest([first, later, newest], "setting") == [[later], [newest]]
+
+
 def test_report_without_anything_says_so(tmp_path, capsys):
     argv = [
         "--results",

@@ -33,6 +33,16 @@ def test_only_the_unchanged_longer_presets_are_conclusive():
     assert parsed("--preset", "quick", shorter=()).conclusive
 
 
+def test_a_config_that_is_no_presets_is_a_setting_of_its_own():
+    made = run_arguments.parser("detection", "", {"full": "streets_detect"})
+
+    def setting(*argv):
+        return run_arguments.parse(made, argv, SEEDS, PRESETS).setting
+
+    assert setting() == setting("--config", "streets_detect") == ""
+    assert setting("--config", "det_own") == setting("--config", "a/det_own.toml") == "det_own"
+
+
 def test_data_folders_become_overrides():
     args = parsed("--preset", "full", "--data", "camvid=/a b/c", "--data", "coco_json:away=x")
     cfg = config.load("streets_quick", args.overrides)

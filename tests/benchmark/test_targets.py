@@ -63,6 +63,13 @@ def test_quick_runs_and_other_thread_counts_decide_nothing():
     assert not found(times("1", values, threads=2))
 
 
+def test_a_setting_of_its_own_decides_nothing():
+    run = {"bench": "generalization", "run": "a", "quick": False, "device_type": "cpu"}
+    run |= {"threads": 1, "metric": "whole benchmark", "value": 1.0, "n": 1}
+    assert any(findings.judge([run]))
+    assert not any(findings.judge([run | {"setting": "camvid_day"}]))
+
+
 def test_the_newest_run_counts():
     records = times("20300101", {"kernel": 1.0, "eager": 9.0})
     records += times("20300102", {"kernel": 1.0, "eager": 3.0})
