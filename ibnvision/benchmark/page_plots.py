@@ -77,7 +77,7 @@ def headline(run: Records) -> Figure | None:
             color=colour, markerfacecolor=colour if plain else "white", elinewidth=0.9, capsize=2,
         )  # fmt: skip
     axes.set(xlabel="training images per CPU second, kernels on", ylabel="target mean, mIoU %")
-    axes.set_title(f"backbone {record.about(run[0])}", fontsize=10, loc="left")
+    axes.set_title(record.about(run[0]), fontsize=10, loc="left")
     pictures.clean(axes)
     axes.grid(axis="x", alpha=0.25)
     axes.tick_params(labelsize=9)
