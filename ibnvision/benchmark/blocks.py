@@ -135,6 +135,6 @@ MAKERS: dict[str, tuple[str, Callable[[Records], str]]] = {
     "dehazing": (SETTING, _dehazing),
     "detection": (SETTING, _detection),
     "corruptions": ("", corruptions.tables),
-    "resolution": ("", resolution_images.after),
+    "resolution": (SETTING, resolution_images.after),
     "severity": ("study", severity_tables.block),
 }
