@@ -137,9 +137,9 @@ def _verdict(side: str, found: Sequence[findings.Finding | None], runs: Runs) ->
 
 def _statements(bench: str, run: Records, side: str) -> list[str]:
     """List items: what the generated text of a run says on that side, with a link to it."""
-    study = ", ".join(filter(None, ["", record.about(run[0])]))
     found = verdicts.sorted_out(verdicts.statements(blocks.of_runs(bench, [run])))[side]
-    place = f'<a href="#{bench}">{_title(bench)}</a>{html.escape(study)}'
+    link = f'<a href="#{bench}">{_title(bench)}</a>'
+    place = ", ".join(filter(None, [link, html.escape(record.about(run[0]))]))
     return [f"<li>{place}: {markdown.inline(text)}</li>" for text in found]
 
 

@@ -226,3 +226,10 @@ def test_detection_bars_say_which_rows_do_not_count():
     assert bars["Faster R-CNN BN"].get_height() == 72.0
     assert bars["Faster R-CNN BN"].get_facecolor() != bars["Faster R-CNN IBN-a"].get_facecolor()
     assert bars["FCOS IBN-a"].get_hatch() and not bars["Faster R-CNN IBN-a"].get_hatch()
+
+
+def test_a_statement_names_its_study(monkeypatch):
+    monkeypatch.setattr(record_page.verdicts, "statements", lambda _: ["IBN-a is ahead of BN."])
+    told = section(record_page.page_of([r | {"setting": "own"} for r in study()]), "won")
+    assert "Generalization</a>, own, resnet18: IBN-a is ahead of BN." in told
+    assert "Detection</a>: IBN-a is ahead of BN." in section(whole.__wrapped__(), "won")
