@@ -150,8 +150,8 @@ def tables(records: Sequence[record.Record]) -> str:
         if r["metric"] == "time"
     ]
     ratios = [
-        [f"{name(r)}, {r['metric']}", f"{r['value']:.3g}"]
-        + [f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
+        [f"{name(r)}, {r['metric']}", record.number(r["value"])]
+        + [f"{record.number(r['low'])} to {record.number(r['high'])}", str(r["n"])]
         for r in records
         if "low" in r
     ]

@@ -69,11 +69,8 @@ def newest(records: Records, subject: str) -> list[list[record.Record]]:
 
     A run that tells no setting is of the presets' own and stands beside those that tell one.
     """
-    last = {r[subject]: r["run"] for r in records if subject in r}
-    if subject == SETTING or not last:
-        told = {r["run"] for r in records if subject in r}
-        own = [r["run"] for r in records if r["run"] not in told]
-        last |= {"": own[-1]} if own else {}
+    told = [r for r in records if subject == SETTING or subject in r] or records[-1:]
+    last = {r.get(subject, ""): r["run"] for r in told}
     return [
         [r for r in records if r["run"] == run and last.get(r.get(subject), run) == run]
         for run in sorted(set(last.values()))

@@ -62,4 +62,4 @@ def measure_ceilings(
 
 def text(records: Sequence[record.Record]) -> str:
     """The measured ceilings in one line."""
-    return ", ".join(f"{r['backend']} {r['value']:.3g} {r['unit']}" for r in records)
+    return ", ".join(f"{r['backend']} {record.number(r['value'])} {r['unit']}" for r in records)

@@ -157,7 +157,9 @@ def _of_time(
     elif factor < 1 / noise and all(new.high < old.low for old, new in pairs):
         verdict = BETTER
     before, after = (
-        ", ".join(f"{one.value:.3g} {unit}" for one, unit in zip(side, outside, strict=True))
+        ", ".join(
+            f"{record.number(one.value)} {unit}" for one, unit in zip(side, outside, strict=True)
+        )
         for side in (olds, news)
     )
     return Change(_name(r), before, after, factor, verdict)

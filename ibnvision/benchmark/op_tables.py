@@ -97,7 +97,7 @@ def _row(
     title: str, values: dict[str, float], columns: Sequence[str], traffic: float | None
 ) -> list[str]:
     numbers = _numbers(values, columns, traffic)
-    return [title, record.number(values.get("kernel", math.nan)), *map(record.number, numbers)]
+    return [title, record.number(values.get("kernel")), *map(record.number, numbers)]
 
 
 def _mean_row(

@@ -227,7 +227,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def interval_table(title: str, names: Sequence[str], records: Sequence[Record]) -> str:
     """The records of derived numbers, by these names, with unit, interval and repetitions."""
     rows = [
-        [name, f"{r['value']:.3g} {r['unit']}", f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"])]
+        [name, f"{number(r['value'])} {r['unit']}", f"{number(r['low'])} to {number(r['high'])}"]
+        + [str(r["n"])]
         for name, r in zip(names, records, strict=True)
     ]
     return table([title, "value", "95 % bootstrap", "repetitions"], rows)

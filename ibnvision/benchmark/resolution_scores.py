@@ -174,8 +174,8 @@ def _costs(records: Records) -> str:
     rows = []
     for row in dict.fromkeys(name for name, _ in times):
         both = [(times[row, s], live[row, s]) for s in SCALES if (row, s) in times]
-        rows.append([row, *(f"{t['value']:.3g}" for t, _ in both)])
-        rows[-1] += [f"{m['value']:.3g}" for _, m in both]
+        rows.append([row, *(record.number(t["value"]) for t, _ in both)])
+        rows[-1] += [record.number(m["value"]) for _, m in both]
     head = [*(f"ms, {s}x" for s in SCALES), *(f"MB, {s}x" for s in SCALES)]
     text = "One image, one thread: process CPU time, median, and the most bytes of live tensors "
     text += "at a time, without weights; memory inside an operator is not seen."

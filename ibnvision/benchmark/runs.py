@@ -32,6 +32,7 @@ def announce(
     """Make the folder `out`, print what will run, and return what all records of the run share."""
     out.mkdir(parents=True, exist_ok=True)
     common = record.environment(bench, argv, "cpu", quick=not args.conclusive)
+    common |= {"setting": args.setting} if args.setting else {}
     print(f"{common['device']}, torch {common['torch']}, {args.workers} one-thread worker(s)")
     print("\n".join(f"op {name}: {path}" for name, path in kernel_report().items()))
     names = ", ".join(dict.fromkeys(job.row.name for job in jobs))
@@ -61,8 +62,6 @@ def train_all(
 ) -> Trained | None:
     """Announce and run the trainings of a benchmark; None, said aloud, where none finished."""
     common, say = announce(bench, argv, args, jobs, out), speaker(begin)
-    if args.setting:
-        common["setting"] = args.setting
     state = State(out)
     outcome = run_jobs(
         jobs, config_name, state, workers=args.workers, budget_s=budget_s, say=say, begin=begin

@@ -55,7 +55,8 @@ def _times(mine: Records) -> str:
 def _cell(r: record.Record | None) -> str:
     if r is None:
         return "-"
-    return f"{r['value']:.3g} ({r['spread']['q1']:.3g} to {r['spread']['q3']:.3g})"
+    middle, low, high = map(record.number, (r["value"], r["spread"]["q1"], r["spread"]["q3"]))
+    return f"{middle} ({low} to {high})"
 
 
 def growth(mine: Records) -> str:
