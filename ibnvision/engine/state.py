@@ -23,7 +23,7 @@ def find_task(cfg: Config) -> Task:
 
 
 def build_model(cfg: Config, num_classes: int, *, fetch: bool = True) -> nn.Module:
-    """The network of `cfg`, on the CPU, with fresh weights.
+    """The network of `cfg`, on the CPU, with fresh weights in its memory format.
 
     fetch: False: without the published weights that `model_args.pretrained` asks for and those of
     `model_args.restorer`, where those of a checkpoint follow.
@@ -37,9 +37,11 @@ def build_model(cfg: Config, num_classes: int, *, fetch: bool = True) -> nn.Modu
     if isinstance(args.get("restorer"), dict) and fetch:
         state = checkpoint.weights(_restorer_of(args["restorer"]))
         args["restorer"] = {**args["restorer"], "state": state}
-    return find_task(cfg).build_model(
+    model = find_task(cfg).build_model(
         cfg.model, num_classes=num_classes, mean=cfg.mean, std=cfg.std, **args
     )
+    layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
+    return model.to(memory_format=layout)
 
 
 def resolved(cfg: Config) -> Config:
@@ -123,9 +125,7 @@ class State:
     def __init__(
         self, cfg: Config, num_classes: int, device: torch.device, *, fetch: bool = True
     ) -> None:
-        layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-        model = build_model(cfg, num_classes, fetch=fetch)
-        self.model = model.to(device).to(memory_format=layout)
+        self.model = build_model(cfg, num_classes, fetch=fetch).to(device)
         groups = parameter_groups(self.model, cfg)
         if cfg.optimizer == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(

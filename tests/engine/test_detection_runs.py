@@ -64,6 +64,35 @@ def test_every_published_setting_says_its_command():
     assert all(commands(name) for name in REAL)
 
 
+def norms_outside_channels_last(model, images):
+    """Names of the backbone's norms that got another layout, and how many norms ran."""
+    seen = {}
+    for name, module in model.backbone.named_modules():
+        if hasattr(module, "running_mean"):
+            module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args}))
+    with torch.no_grad():
+        model(images)
+    last = torch.channels_last
+    return [n for n, args in seen.items() if not args[0].is_contiguous(memory_format=last)], seen
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_published_setting_computes_in_channels_last(name):
+    model = engine.build_model(config.load(name, SMALL), 3).eval()
+    others, seen = norms_outside_channels_last(model, [torch.rand(3, 48, 64)])
+    assert others == [] and len(seen) > 10
+
+
+def test_a_trained_model_comes_back_in_the_layout_of_its_training(trained, folders, tmp_path):
+    model = load_trained(trained / "last.pt").model
+    others, seen = norms_outside_channels_last(model, [torch.rand(3, 48, 64)])
+    assert others == [] and len(seen) > 10
+    (words,) = [line.split() for line in commands("det_own")]
+    path = run_command(words, folders, tmp_path, *SMALL, "channels_last=false") / "last.pt"
+    others, seen = norms_outside_channels_last(load_trained(path).model, [torch.rand(3, 48, 64)])
+    assert len(others) == len(seen) > 10
+
+
 @pytest.mark.parametrize(
     "command",
     [

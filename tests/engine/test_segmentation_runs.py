@@ -236,7 +236,6 @@ def ragged(folders, tmp_path):
 def test_two_processes_train_and_evaluate_as_one_would(ragged, tmp_path):
     words = ["train", "seg_gtav_r50_isw", *SMALL, "steps=3", "eval_every=0", f"out={tmp_path}"]
     words += ["model_args.whitening.begin=2", "model_args.whitening.collect=1"]
-    words += ["channels_last=false"]  # as the loaded model: another layout rounds otherwise
     words += [f"data.{key}={ragged[key]}" for key in ("gtav", "bdd100k")]
     refused = torchrun(*words)
     assert refused.returncode != 0 and not (tmp_path / "segmentation").exists()
